@@ -1,0 +1,335 @@
+"""What a user hands in: a path, bytes, a data URI, an array, a handle or a URL, as one checked `Attachment`.
+
+An attachment knows its modality (by content), its MIME type and the sha256 of its bytes, and hands the decoders of
+`ibllm_tools.media` a path or the bytes. Agents pass handles (``att://<sha256>``), whose bytes lie in an
+`AttachmentStore`.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import mimetypes
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Self, get_args
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from ibllm_tools.errors import (
+    AttachmentAccessError,
+    AttachmentNotFoundError,
+    CorruptMediaError,
+    InvalidRequestError,
+    LimitExceededError,
+    StoreError,
+    UnsupportedMediaError,
+)
+from ibllm_tools.media.arrays import encode_array, encode_image
+from ibllm_tools.media.fetch import fetch
+from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
+from ibllm_tools.media.sniff import NPY, MediaType, Modality, sniff
+from ibllm_tools.media.source import Source, one_line, open_source, source_size
+
+HANDLE = re.compile(r"att://([0-9a-f]{64})")
+SCHEME = re.compile(r"(data(?=:)|[a-z][a-z0-9+.-]+(?=://))", re.IGNORECASE)
+PIECE_BYTES = 1 << 20
+SUFFIXES = {"model/gltf-binary": ".glb", "model/obj": ".obj", "model/ply": ".ply", "audio/wav": ".wav", NPY: ".npy"}
+
+
+class Attachment(BaseModel):
+    """One thing to look at, listen to or read; immutable, and checked when it is made.
+
+    ``Attachment("bell.glb")``, ``Attachment(png_bytes)``, ``Attachment("data:image/png;base64,...")``,
+    ``Attachment(array, modality="image")``, ``Attachment("att://...", store=store)``,
+    ``Attachment("https://...", allow_fetch=True)``, and literal text with ``Attachment.from_text("a ringing bell")``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    modality: Modality = Field(description="What it is to be taken as; 'point' is everything 3D.")
+    mime: str = Field(description="MIME type, by content.")
+    sha256: str = Field(description="SHA-256 of its bytes, hexadecimal: its identity.")
+    name: str = Field(description="File name, for messages and citations.")
+    size: int = Field(description="Size in bytes.")
+    _source: Source = PrivateAttr()
+
+    def __init__(
+        self,
+        source: "str | Path | bytes | np.ndarray[Any, Any] | Image.Image | Attachment",
+        *,
+        modality: Modality | None = None,
+        name: str | None = None,
+        sample_rate: int | None = None,
+        roots: Sequence[str | Path] | None = None,
+        store: "AttachmentStore | None" = None,
+        limits: Limits = DEFAULT_LIMITS,
+        allow_fetch: bool = False,
+    ) -> None:
+        """Open, check and identify the source.
+
+        Args:
+            source: what is handed in.
+            modality: what it is to be taken as. Needed for arrays; otherwise the content decides, and an announced
+                modality must agree with it: images may be announced as depth or thermal, videos as audio, arrays in
+                .npy files as anything of their shape.
+            name: a file name for messages and citations, and to break ties between types.
+            sample_rate: of a sound given as array, (n,) or (channels, n), in Hz.
+            roots: folders that paths must lie in, symbolic links resolved; anywhere by default.
+            store: where handles are looked up.
+            limits: the size is checked before anything is read.
+            allow_fetch: whether URLs are fetched.
+
+        Raises:
+            AttachmentNotFoundError, AttachmentAccessError, UnsupportedMediaError, CorruptMediaError, LimitExceededError
+            InvalidRequestError: the call itself is wrong, e.g. an array without a modality.
+        """
+        if modality is not None and modality not in get_args(Modality):
+            raise InvalidRequestError(f"modality {modality!r}, expected one of {', '.join(get_args(Modality))}")
+        if sample_rate is not None and not isinstance(source, np.ndarray):
+            raise InvalidRequestError("sample_rate is given without an array of samples; leave it out")
+        if isinstance(source, Attachment):
+            opened = _Opened(source.source, source.name, source.modality)
+        elif isinstance(source, str):
+            opened = _open_text(source, roots, store, limits, allow_fetch)
+        elif isinstance(source, Path):
+            opened = _open_path(source, roots)
+        elif isinstance(source, bytes):
+            opened = _Opened(source)
+        elif isinstance(source, np.ndarray):
+            opened = _Opened(encode_array(source, modality, sample_rate), None, modality)
+        elif isinstance(source, Image.Image):
+            opened = _Opened(encode_image(source))
+        else:
+            raise InvalidRequestError(
+                f"attachment of type {type(source).__name__}, expected a path, URL, data URI, handle, bytes, NumPy "
+                "array or Pillow image; convert it"
+            )
+        sha256, size = _identify(opened.source, limits)
+        kind = sniff(opened.source, name or opened.name)
+        wanted = modality or opened.modality or kind.modality
+        chosen = _clean_name(name or opened.name or sha256[:12] + _suffix(kind.mime))
+        if not _agrees(wanted, kind):
+            raise UnsupportedMediaError(
+                f"{chosen}: announced as {wanted}, but its content is {kind.mime} ({kind.modality}); pass another "
+                "file or another modality"
+            )
+        super().__init__(modality=wanted, mime=kind.mime, sha256=sha256, name=chosen, size=size)
+        self._source = opened.source
+
+    @classmethod
+    def of(cls, source: Any, **settings: Any) -> Self:
+        """The source itself when it is an attachment already, otherwise ``Attachment(source, **settings)``."""
+        return source if isinstance(source, cls) else cls(source, **settings)
+
+    @classmethod
+    def from_text(cls, text: str, *, name: str = "text", limits: Limits = DEFAULT_LIMITS) -> Self:
+        """Text given literally, such as a search query. Raises InvalidRequestError when it is blank."""
+        if not text.strip():
+            raise InvalidRequestError("blank text, expected some words; pass a text with content")
+        return cls(text.encode("utf-8", errors="replace"), modality="text", name=name, limits=limits)
+
+    @property
+    def source(self) -> Source:
+        """The path or the bytes, for the decoders of `ibllm_tools.media`."""
+        return self._source
+
+    @property
+    def handle(self) -> str:
+        """``att://<sha256>``, by which a store finds it again."""
+        return f"att://{self.sha256}"
+
+    def read_bytes(self) -> bytes:
+        """Its bytes. Raises AttachmentNotFoundError when the file has gone since."""
+        with open_source(self._source, Limits(max_bytes=self.size)) as file:
+            return file.read()
+
+
+class AttachmentRecord(BaseModel):
+    """What a store remembers beside the bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    mime: str
+    modality: Modality
+
+
+class AttachmentStore:
+    """A folder of attachments under their sha256, so that agents can pass ``att://`` handles in place of megabytes.
+
+    Files are written beside their place and renamed into it, so that several processes may share the folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.folder}: cannot hold a store ({error.strerror}); choose another folder") from error
+
+    def put(self, source: Any, **settings: Any) -> str:
+        """Keep an attachment, or whatever `Attachment` takes, and return its handle; what is there is kept once.
+
+        The name and the modality of the latest ``put`` of the same bytes are the ones remembered.
+        """
+        attachment = Attachment.of(source, **settings)
+        place = self._place(attachment.sha256)
+        record = AttachmentRecord(name=attachment.name, mime=attachment.mime, modality=attachment.modality)
+        try:
+            place.parent.mkdir(exist_ok=True)
+            # the record first: whoever sees the bytes finds it
+            _write_atomically(place.with_suffix(".json"), record.model_dump_json().encode())
+            if not place.exists():
+                _write_atomically(place, _unchanged_bytes(attachment))
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder}: cannot be written ({error.strerror}); free space or permissions"
+            ) from error
+        return attachment.handle
+
+    def path(self, handle: str) -> Path:
+        """Where the bytes of a handle lie.
+
+        Raises:
+            InvalidRequestError: not of the form ``att://<64 hexadecimal digits>``.
+            AttachmentNotFoundError: nothing is kept under it.
+        """
+        match = HANDLE.fullmatch(handle)
+        if match is None:
+            raise InvalidRequestError(
+                f"handle {one_line(handle)!r}, expected att:// and 64 hexadecimal digits; copy it whole"
+            )
+        place = self._place(match[1])
+        if not place.is_file():
+            raise AttachmentNotFoundError(f"{handle}: not in the store {self.folder}; put the attachment there again")
+        return place
+
+    def meta(self, handle: str) -> AttachmentRecord:
+        """Name, MIME type and modality of a handle; raises as `path` does."""
+        record = self.path(handle).with_suffix(".json")
+        try:
+            return AttachmentRecord.model_validate(json.loads(record.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{handle}: its record is missing or damaged; put the attachment there again") from error
+
+    def _place(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / sha256
+
+
+class _Opened(NamedTuple):
+    """What was handed in, as path or bytes, with what its carrier said about it."""
+
+    source: Source
+    name: str | None = None
+    modality: Modality | None = None
+
+
+def _open_text(
+    text: str, roots: Sequence[str | Path] | None, store: AttachmentStore | None, limits: Limits, allow_fetch: bool
+) -> _Opened:
+    match = SCHEME.match(text)
+    scheme = match[1].lower() if match else ""
+    if scheme == "":
+        return _open_path(Path(text), roots)
+    if scheme == "data":
+        return _Opened(_data_uri_bytes(text, limits))
+    if scheme == "att":
+        return _open_handle(text, store)
+    if scheme not in ("http", "https"):
+        raise InvalidRequestError(
+            f"{one_line(text)}: unknown scheme, expected att://, data:, http:// or https://; pass the file's path"
+        )
+    if not allow_fetch:
+        raise AttachmentAccessError(
+            f"{one_line(text)}: fetching URLs is switched off; pass allow_fetch=True, or download it and pass its path"
+        )
+    return _Opened(fetch(text, limits), unquote(PurePosixPath(urlsplit(text).path).name) or None)
+
+
+def _open_path(path: Path, roots: Sequence[str | Path] | None) -> _Opened:
+    try:
+        resolved = path.expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AttachmentAccessError(f"{one_line(path)}: not a usable path ({one_line(error)}); check it") from error
+    if roots is not None and not any(resolved.is_relative_to(Path(root).resolve()) for root in roots):
+        raise AttachmentAccessError(
+            f"{one_line(path)}: outside the allowed folders, expected a file below "
+            f"{', '.join(map(str, roots)) or 'none'}; move it there or allow its folder"
+        )
+    return _Opened(resolved, path.name)
+
+
+def _open_handle(handle: str, store: AttachmentStore | None) -> _Opened:
+    if store is None:
+        raise InvalidRequestError(f"{one_line(handle)}: a handle without a store to look it up; pass store=...")
+    record = store.meta(handle)
+    return _Opened(store.path(handle), record.name, record.modality)
+
+
+def _data_uri_bytes(uri: str, limits: Limits) -> bytes:
+    """The bytes of ``data:[type][;base64],...`` (RFC 2397)."""
+    label = one_line(uri, 40)
+    if len(uri) > 4 * limits.max_bytes:  # base64 takes 4/3, percent encoding 3 characters per byte
+        raise LimitExceededError(
+            f"{label}: {len(uri):,} characters, the limit is {limits.max_bytes:,} bytes; pass a file or a handle"
+        )
+    kind, comma, payload = uri.partition(",")
+    if not comma:
+        raise CorruptMediaError(f"{label}: no comma, expected data:<type>;base64,<content>; build it again")
+    if not kind.endswith(";base64"):
+        return unquote_to_bytes(payload)
+    try:
+        return base64.b64decode("".join(unquote(payload).split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CorruptMediaError(f"{label}: not valid base64 ({one_line(error)}); encode it again") from error
+
+
+def _identify(source: Source, limits: Limits) -> tuple[str, int]:
+    """The sha256 of the bytes and their number, read in pieces."""
+    with open_source(source, limits) as file:
+        digest = hashlib.sha256()
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest(), source_size(source)
+
+
+def _agrees(announced: Modality, kind: MediaType) -> bool:
+    """Whether content of this type can be taken as the announced modality."""
+    if kind.mime == NPY:
+        return announced in ("depth", "thermal", "imu", "point")
+    if kind.mime.startswith("image/"):
+        return announced in ("image", "depth", "thermal")
+    return announced == kind.modality or (announced == "audio" and kind.modality == "video")
+
+
+def _clean_name(name: str) -> str:
+    return one_line(PurePosixPath(name.replace("\\", "/")).name) or "attachment"
+
+
+def _suffix(mime: str) -> str:
+    return SUFFIXES.get(mime) or mimetypes.guess_extension(mime) or ""
+
+
+def _unchanged_bytes(attachment: Attachment) -> bytes:
+    data = attachment.read_bytes()
+    if hashlib.sha256(data).hexdigest() != attachment.sha256:
+        raise CorruptMediaError(f"{attachment.name}: changed while it was kept; put it again when it is complete")
+    return data
+
+
+def _write_atomically(place: Path, data: bytes) -> None:
+    descriptor, draft = tempfile.mkstemp(dir=place.parent, prefix=".draft-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(draft).replace(place)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Official checkpoints: one file per format, key by key."""

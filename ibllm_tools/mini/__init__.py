@@ -1,0 +1,1 @@
+"""The embedded default model: its procedural world, its recipe and its weights."""

@@ -1,0 +1,243 @@
+"""How well the embedded model does on things, sounds and phrasings that it never saw: exact match, greedy decoding."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration, mix_embeddings
+from ibllm_tools.mini.augmentation import depth_values, normalised_images
+from ibllm_tools.mini.dataset import WorldData
+from ibllm_tools.mini.world.language import (
+    KNOWLEDGE_HELD_OUT_KINDS,
+    PROMPT,
+    Flavour,
+    Task,
+    ThingWords,
+    example,
+    is_correct,
+    parse_answer,
+)
+from ibllm_tools.mini.world.language.phrasings import Split
+from ibllm_tools.mini.world.scenes import Scene, render_video
+from ibllm_tools.store.visual_cache import VisualCache
+
+VIDEO_FPS, VIDEO_SECONDS = 8.0, 3.0
+VIDEO_CLIPS, VIDEO_CLIP_SECONDS = 5, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: what was asked about what.
+        target: the share that the model is meant to reach.
+        plain: share of right answers without the visual cache.
+        cached: the same with it.
+        count: questions.
+        at_most: whether the target is an upper limit.
+    """
+
+    name: str
+    target: float
+    plain: float
+    cached: float
+    count: int
+    at_most: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions about attachments: tasks, things, embeddings (Q, E), and the split whose phrasings are used."""
+
+    tasks: Sequence[Task]
+    things: Sequence[tuple[ThingWords, ...]]
+    embeddings: Tensor
+    phrasing: Split
+    flavour: Flavour | None = None
+
+
+class Evaluator:
+    """Asks a model about a split.
+
+    Args:
+        model: the model.
+        tokenize: prompts -> left-padded ids and attention mask.
+        decode: ids -> texts.
+        data: the split.
+        cache: its visual cache.
+        seed: of the phrasings and of the mixes.
+    """
+
+    def __init__(
+        self,
+        model: ImageBindLlmForConditionalGeneration,
+        tokenize: Callable[[list[str]], dict[str, Tensor]],
+        decode: Callable[[Tensor], list[str]],
+        data: WorldData,
+        cache: VisualCache,
+        *,
+        seed: int = 7,
+    ) -> None:
+        self.model, self.tokenize, self.decode = model.eval(), tokenize, decode
+        self.data, self.cache, self.seed = data, cache, seed
+
+    @torch.no_grad()
+    def embed(self, modality: str, rows: NDArray[np.int64], batch_size: int = 128) -> Tensor:
+        """Unit embeddings of some scenes as one modality hears or sees them: (R, E)."""
+        chunks = []
+        for start in tqdm(range(0, len(rows), batch_size), desc=f"embedding {modality}", leave=False):
+            chunk = rows[start : start + batch_size]
+            chunks.append(F.normalize(self.model.imagebind.encode(modality, self.values(modality, chunk)), dim=-1))
+        return torch.cat(chunks)
+
+    def values(self, modality: str, rows: NDArray[np.int64]) -> Tensor:
+        """Tower inputs of some scenes, unaugmented."""
+        if modality == "image":
+            return normalised_images(self.data.rgb[rows])
+        if modality == "audio":
+            return torch.from_numpy(self.data.mels[rows].astype(np.float32))[:, None]
+        if modality == "depth":
+            return depth_values(self.data.depth[rows].astype(np.float32))
+        if modality == "point":
+            return torch.from_numpy(self.data.points[rows].astype(np.float32))
+        return torch.stack([video_clips(self.data.scene(int(row))) for row in rows])
+
+    def answers(self, questions: Sequence[str], embeddings: Tensor, *, cached: bool, batch_size: int = 64) -> list[str]:
+        """Greedy answers to questions about attachments (Q, E)."""
+        texts: list[str] = []
+        for start in range(0, len(questions), batch_size):
+            part = slice(start, start + batch_size)
+            batch = embeddings[part]
+            if cached:
+                batch = self.cache.enhance(batch)
+            inputs = self.tokenize([PROMPT.format(question=question) for question in questions[part]])
+            ids = self.model.generate(**inputs, embeddings=batch, do_sample=False, max_new_tokens=32)
+            texts += self.decode(ids[:, inputs["input_ids"].shape[1] :])
+        return texts
+
+    def ask(self, questions: Questions, *, cached: bool) -> tuple[list[str], list[bool]]:
+        """Ask, and judge each answer."""
+        rng = np.random.default_rng(self.seed)
+        asked = [
+            example(task, things, rng, questions.phrasing, flavour=questions.flavour)[0]
+            for task, things in zip(questions.tasks, questions.things, strict=True)
+        ]
+        texts = self.answers(asked, questions.embeddings, cached=cached)
+        judged = zip(questions.tasks, questions.things, texts, asked, strict=True)
+        return texts, [is_correct(task, things, text, question) for task, things, text, question in judged]
+
+    def share(self, name: str, target: float, questions: Questions) -> Row:
+        """A line of the table: the share of right answers, without and with the cache."""
+        plain, cached = (float(np.mean(self.ask(questions, cached=cached)[1])) for cached in (False, True))
+        return Row(name, target, plain, cached, len(questions.things))
+
+    def table(self, phrasing: Split) -> list[Row]:
+        """Every line of the evaluation, with the phrasings of a split."""
+        data, single = self.data, self.data.single
+        named = {modality: self.embed(modality, single) for modality in ("image", "audio", "depth", "point")}
+        filmed = single[:: max(1, len(single) // 330)]
+        named["video"] = self.embed("video", filmed, batch_size=32)
+        targets: dict[str, float] = {"image": 0.95, "video": 0.95, "audio": 0.93, "depth": 0.85, "point": 0.85}
+        rows = []
+        for modality, target in targets.items():
+            things = [colourless(data.things[row]) for row in (filmed if modality == "video" else single)]
+            questions = Questions([Task.IDENTIFY] * len(things), things, named[modality], phrasing, modality)  # type: ignore[arg-type]
+            rows.append(self.share(f"{modality}: what is it?", target, questions))
+        rows += self._picture_rows(named, phrasing)
+        rows.append(self._mix_row(named, phrasing))
+        rows += self._refusal_rows(named, phrasing)
+        return rows
+
+    def _picture_rows(self, named: dict[str, Tensor], phrasing: Split) -> list[Row]:
+        data, single = self.data, self.data.single
+        images = named["image"]
+        things = [data.things[row] for row in single]
+        rows = [self.share("image: colour", 0.90, Questions([Task.COLOUR] * len(things), things, images, phrasing, "image"))]
+        held = [index for index, thing in enumerate(things) if thing[0].kind in KNOWLEDGE_HELD_OUT_KINDS]
+        for task, name in ((Task.SOUND, "what sound does it make?"), (Task.USE, "what is it used for?")):
+            picked = [things[index] for index in held]
+            questions = Questions([task] * len(held), picked, images[held], phrasing, "image")
+            rows.append(self.share(f"image, kinds never asked: {name}", 0.85, questions))
+        seen = Questions([Task.IDENTIFY] * len(things), [colourless(t) for t in things], images, "train", "image")
+        rows.append(self.share("image: what is it? (seen phrasings)", 0.95, seen))
+        grey = [colourless(data.things[row]) for row in data.greyscale]
+        embeddings = self.embed("image", data.greyscale)
+        rows.append(self.share("greyscale image: what is it?", 0.85, Questions([Task.IDENTIFY] * len(grey), grey, embeddings, phrasing, "image")))
+        rows.append(self.share("greyscale image: cannot tell the colour", 0.85, Questions([Task.GREY_COLOUR] * len(grey), grey, embeddings, phrasing, "image")))
+        pairs = [colourless(data.things[row]) for row in data.pair]
+        rows.append(self.share("two things in one image", 0.60, Questions([Task.PAIR] * len(pairs), pairs, self.embed("image", data.pair), phrasing, "image")))
+        return rows
+
+    def _mix_row(self, named: dict[str, Tensor], phrasing: Split, count: int = 500) -> Row:
+        rng = np.random.default_rng(self.seed + 1)
+        single, modalities = self.data.single, ("image", "audio", "point", "depth")
+        things, embeddings = [], []
+        while len(things) < count:
+            first, second = (int(index) for index in rng.integers(0, len(single), 2))
+            kinds = [self.data.things[single[index]][0].kind for index in (first, second)]
+            if kinds[0] == kinds[1]:
+                continue
+            left, right = (str(name) for name in rng.choice(modalities, 2, replace=False))
+            things.append(tuple(ThingWords(kind) for kind in kinds))
+            embeddings.append(mix_embeddings([named[left][first : first + 1], named[right][second : second + 1]]))
+        questions = Questions([Task.PAIR] * count, things, torch.cat(embeddings), phrasing)
+        return self.share("a mix of two attachments: names both", 0.60, questions)
+
+    def _refusal_rows(self, named: dict[str, Tensor], phrasing: Split) -> list[Row]:
+        data = self.data
+        strangers = [data.things[row] for row in data.unknown]
+        embeddings = self.embed("image", data.unknown)
+        outside = Questions([Task.UNKNOWN] * len(strangers), strangers, embeddings, phrasing, "image")
+        rows = [self.share("image of an unknown thing: says so", 0.70, outside)]
+        things = [colourless(data.things[row]) for row in data.single]
+        known = Questions([Task.IDENTIFY] * len(things), things, named["image"], phrasing, "image")
+        refused = [
+            float(np.mean([parse_answer(text).refused for text in self.ask(known, cached=cached)[0]]))
+            for cached in (False, True)
+        ]
+        rows.append(Row("image of a known thing: false refusals", 0.05, refused[0], refused[1], len(things), at_most=True))
+        return rows
+
+
+def colourless(things: tuple[ThingWords, ...]) -> tuple[ThingWords, ...]:
+    """The same things, without what the question does not ask for."""
+    return tuple(ThingWords(thing.kind) for thing in things)
+
+
+def video_clips(scene: Scene, size: int = 64) -> Tensor:
+    """A moving scene as the processor hands it to the vision tower: (clips, 3, 2, S, S)."""
+    frames = render_video(scene, frames=int(VIDEO_FPS * VIDEO_SECONDS), fps=VIDEO_FPS, size=size)
+    starts = np.linspace(0, VIDEO_SECONDS - VIDEO_CLIP_SECONDS, VIDEO_CLIPS)
+    clips = []
+    for start in starts:
+        first = int(np.ceil(start * VIDEO_FPS))
+        last = min(int(np.ceil((start + VIDEO_CLIP_SECONDS) * VIDEO_FPS)), len(frames)) - 1
+        clips.append(normalised_images(frames[[first, last]]).transpose(0, 1))  # (3, 2, S, S)
+    return torch.stack(clips)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as Markdown."""
+    lines = ["| asked | questions | target | cache off | cache on | |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    for row in rows:
+        best = (min if row.at_most else max)(row.plain, row.cached)
+        met = best <= row.target if row.at_most else best >= row.target
+        sign = "<=" if row.at_most else ">="
+        lines.append(
+            f"| {row.name} | {row.count} | {sign} {row.target:.2f} | {row.plain:.3f} | {row.cached:.3f} | "
+            f"{'met' if met else 'missed'} |"
+        )
+    return "\n".join(lines)
+
+
+def write_report(path: Path, rows: Sequence[Row]) -> None:
+    """Write the table to a file."""
+    path.write_text(markdown(rows) + "\n")

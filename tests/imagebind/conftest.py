@@ -1,0 +1,40 @@
+"""The tiny model of the golden fixtures, and the processor with CLIP's tokenizer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ibllm_tools.checkpoints.imagebind import convert_imagebind_state_dict, imagebind_config_from_state_dict
+from ibllm_tools.imagebind import ImageBindModel, ImageBindProcessor, clip_tokenizer_from_bpe
+
+HEADS = {"vision": 4, "audio": 5, "text": 2, "depth": 2, "thermal": 3, "imu": 4, "point": 6}
+
+
+@pytest.fixture(scope="session")
+def official_weights(reference: Path) -> dict[str, Tensor]:
+    return load_file(reference / "imagebind" / "state_dict.safetensors")
+
+
+@pytest.fixture(scope="session")
+def model(official_weights: dict[str, Tensor]) -> ImageBindModel:
+    config = imagebind_config_from_state_dict(official_weights, num_attention_heads=HEADS)
+    config.point_config.num_groups, config.point_config.group_size = 32, 16
+    model = ImageBindModel(config).eval()
+    model.load_state_dict(convert_imagebind_state_dict(official_weights))
+    return model
+
+
+@pytest.fixture(scope="session")
+def processor(reference: Path) -> ImageBindProcessor:
+    return ImageBindProcessor(clip_tokenizer_from_bpe(reference / "bpe_simple_vocab_16e6.txt.gz"))
+
+
+@pytest.fixture(scope="session")
+def facts(reference: Path) -> dict[str, Any]:
+    """What is known about the research code's tensors for the files in media/."""
+    facts: dict[str, Any] = json.loads((reference / "preproc" / "fixture.json").read_text())
+    return facts
