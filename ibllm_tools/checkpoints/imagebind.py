@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +10,8 @@ from ibllm_tools.errors import CheckpointError
 from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
 
 TOWERS = ("vision", "text", "audio", "depth", "thermal", "imu")
+
+_POINT_BLOCK = r"point_trunk\.point_encoder\.blocks\.blocks"
 
 _RULES: tuple[tuple[str, str], ...] = (
     # stems, class tokens, positions
@@ -38,10 +41,10 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"point_trunk\.point_encoder\.reduce_dim\.(\w+)", r"point_model.point_bert.group_projection.\1"),
     (r"point_trunk\.point_encoder\.pos_embed\.(.+)", r"point_model.point_bert.position_mlp.\1"),
     (r"point_trunk\.point_encoder\.norm\.(\w+)", r"point_model.point_bert.norm.\1"),
-    (r"point_trunk\.point_encoder\.blocks\.blocks\.(\d+)\.norm([12])\.(\w+)", r"point_model.point_bert.layers.\1.layer_norm\2.\3"),
-    (r"point_trunk\.point_encoder\.blocks\.blocks\.(\d+)\.attn\.qkv\.weight", r"point_model.point_bert.layers.\1.self_attn.qkv.weight"),
-    (r"point_trunk\.point_encoder\.blocks\.blocks\.(\d+)\.attn\.proj\.(\w+)", r"point_model.point_bert.layers.\1.self_attn.out_proj.\2"),
-    (r"point_trunk\.point_encoder\.blocks\.blocks\.(\d+)\.mlp\.(.+)", r"point_model.point_bert.layers.\1.mlp.\2"),
+    (rf"{_POINT_BLOCK}\.(\d+)\.norm([12])\.(\w+)", r"point_model.point_bert.layers.\1.layer_norm\2.\3"),
+    (rf"{_POINT_BLOCK}\.(\d+)\.attn\.qkv\.weight", r"point_model.point_bert.layers.\1.self_attn.qkv.weight"),
+    (rf"{_POINT_BLOCK}\.(\d+)\.attn\.proj\.(\w+)", r"point_model.point_bert.layers.\1.self_attn.out_proj.\2"),
+    (rf"{_POINT_BLOCK}\.(\d+)\.mlp\.(.+)", r"point_model.point_bert.layers.\1.mlp.\2"),
 )  # fmt: skip
 _COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in _RULES)
 _DERIVED = {"modality_preprocessors.text.mask"}
@@ -74,10 +77,16 @@ def _count(official: Mapping[str, Tensor], pattern: str) -> int:
     return max(found) + 1 if found else 0
 
 
+def _first(official: Mapping[str, Tensor], pattern: str) -> Tensor | None:
+    return next((value for key, value in official.items() if re.fullmatch(pattern, key)), None)
+
+
 def imagebind_config_from_state_dict(
     official: Mapping[str, Tensor], *, num_attention_heads: Mapping[str, int] | None = None
 ) -> ImageBindConfig:
-    """Read the sizes off the shapes. Only the number of heads does not show in them.
+    """Read widths and depths off the shapes; what does not show in them is as in ImageBind-huge.
+
+    That is the input sizes and patches, the point groups, and, unless they are given, the numbers of heads.
 
     Args:
         official: state dict with official keys; a modality without keys is absent from the configuration.
@@ -86,16 +95,15 @@ def imagebind_config_from_state_dict(
     Raises:
         CheckpointError: there is no key of any tower.
     """
-    heads = {**{name: getattr(ImageBindConfig.huge(), f"{name}_config").num_attention_heads for name in (*TOWERS, "point")},
-             **(num_attention_heads or {})}  # fmt: skip
-    configs: dict[str, dict[str, object]] = {}
+    heads = {name: getattr(ImageBindConfig.huge(), f"{name}_config").num_attention_heads for name in (*TOWERS, "point")}
+    heads.update(num_attention_heads or {})
+    configs: dict[str, Any] = {}
     width = 0
     for name in TOWERS:
-        positions = next((v for k, v in official.items() if re.fullmatch(
-            rf"modality_preprocessors\.{name}\.(pos_embedding_helper\.)?pos_embed", k)), None)  # fmt: skip
-        if positions is None:
+        positions = _first(official, rf"modality_preprocessors\.{name}\.(pos_embedding_helper\.)?pos_embed")
+        head = _first(official, rf"modality_heads\.{name}\.(proj\.)?[123]\.weight")
+        if positions is None or head is None:
             continue
-        head = next(v for k, v in official.items() if re.fullmatch(rf"modality_heads\.{name}\.(proj\.)?[123]\.weight", k))
         width = head.shape[0]
         configs[f"{name}_config"] = {
             "hidden_size": positions.shape[-1],

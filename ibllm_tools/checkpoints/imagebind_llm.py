@@ -96,7 +96,7 @@ def imagebind_llm_config_from_state_dict(
 
 def generation_config_of_the_paper() -> GenerationConfig:
     """The research code's sampling: up to 256 tokens from the nucleus of 0.75 at temperature 0.1."""
-    return GenerationConfig(  # type: ignore[no-untyped-call]
+    return GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         max_new_tokens=256,
         do_sample=True,
         temperature=0.1,

@@ -32,8 +32,8 @@ RESAMPLE_WIDTH = 6
 RESAMPLE_ROLLOFF = 0.99
 LARGEST_KERNEL = 1 << 20
 """Above this product of the coprime rates each output sample gets its own kernel."""
-DIRECT_CHUNK = 4096
-"""Output samples at once there."""
+DIRECT_TAPS = 1 << 22
+"""Products held at once there."""
 
 
 @lru_cache(maxsize=16)
@@ -57,7 +57,7 @@ def _resample_by_output(samples: Tensor, source: int, target: int, length: int) 
     padded = F.pad(samples, (width, width + 1))
     taps = torch.arange(2 * width + 2)  # around the sample before the output's time
     parts = []
-    for indices in torch.arange(length).split(DIRECT_CHUNK):
+    for indices in torch.arange(length).split(max(DIRECT_TAPS // len(taps), 1)):
         nearest = indices * source // target
         phases = (indices * source % target).double() / target  # how far after the sample
         times = (taps - width - phases[:, None]) * (base / source)  # (chunk, taps), in zero crossings

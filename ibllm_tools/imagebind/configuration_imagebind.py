@@ -1,11 +1,11 @@
 """Configuration of the joint embedding.
 
-The defaults are those of ImageBind-huge (arXiv 2305.05665) and of the Point-BERT encoder of Point-Bind (arXiv 2309.00615).
-A modality whose configuration is ``None`` is absent from the model.
+The defaults are those of ImageBind-huge (arXiv 2305.05665) and of Point-Bind's Point-BERT encoder (arXiv 2309.00615). A
+modality whose configuration is ``None`` is absent from the model.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -215,7 +215,7 @@ class ImageBindConfig(PreTrainedConfig):
     """
 
     model_type = "imagebind"
-    sub_configs_defaults = {
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         name: SubConfigSpec(config_class=cls, optional=True) for name, cls in MODALITY_CONFIGS.items()
     }
 
@@ -231,7 +231,8 @@ class ImageBindConfig(PreTrainedConfig):
     @classmethod
     def huge(cls) -> "ImageBindConfig":
         """The configuration of ``imagebind_huge`` with Point-Bind's point encoder (1.22 B parameters)."""
-        return cls(**{name: config() for name, config in MODALITY_CONFIGS.items()})
+        towers: dict[str, Any] = {name: config() for name, config in MODALITY_CONFIGS.items()}
+        return cls(**towers)
 
 
 AutoConfig.register("imagebind", ImageBindConfig, exist_ok=True)

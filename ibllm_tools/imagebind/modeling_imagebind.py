@@ -1,7 +1,7 @@
 """ImageBind (arXiv 2305.05665) in transformers' form: one tower per modality, one joint embedding.
 
-Every tower ends in a vector of the joint space before normalisation (``prenorm``). The embedding is that vector at unit length,
-times the modality's logit scale. Several clips of one input are encoded as a batch and averaged.
+Every tower ends in a vector of the joint space before normalisation (``prenorm``). The embedding is that vector at unit
+length, times the modality's logit scale. Several clips of one input are encoded as a batch and averaged.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError
 from ibllm_tools.imagebind.configuration_imagebind import (
@@ -72,7 +72,7 @@ class Tower(nn.Module):
 
 
 class GridTower(Tower):
-    """A tower over a grid of patches (depth, thermal, audio), with a class token and a table of positions."""
+    """A tower over a grid of patches (all but text, IMU and points), with a class token and a table of positions."""
 
     def __init__(
         self,
@@ -97,7 +97,8 @@ class GridTower(Tower):
         """(B, C, *size) -> (B, 1 + N, D)."""
         if tuple(values.shape[-2:]) != self.size:
             raise InvalidRequestError(
-                f"{type(self).__name__}: input of shape {tuple(values.shape)}; expected the last two sizes to be {self.size}"
+                f"{type(self).__name__}: input of shape {tuple(values.shape)}; expected the last two sizes to be "
+                f"{self.size}"
             )
         return self.with_positions(self.stem(values), self.position_embedding)
 
@@ -222,7 +223,7 @@ class PointTower(Tower):
 
 @dataclass
 class ImageBindOutput(ModelOutput):
-    """One embedding (B, E) per modality that was given; scaled, averaged over clips, see :meth:`ImageBindModel.encode`."""
+    """One embedding (B, E) per modality that was given; see :meth:`ImageBindModel.encode`."""
 
     image_embeds: Tensor | None = None
     video_embeds: Tensor | None = None
@@ -248,7 +249,7 @@ class ImageBindModel(PreTrainedModel):
     base_model_prefix = "imagebind"
     main_input_name = "pixel_values"
     _supports_sdpa = True
-    _no_split_modules: ClassVar = ["Block"]
+    _no_split_modules = ["Block"]  # noqa: RUF012 - transformers reads it as an instance variable
 
     INPUT_NAMES: ClassVar[dict[Modality, str]] = {
         "image": "pixel_values",
@@ -308,7 +309,8 @@ class ImageBindModel(PreTrainedModel):
         tower = self._tower_of(modality)
         if tower is None:
             raise IncompatibleModelError(
-                f"this model cannot embed {modality}; it knows {', '.join(self.modalities)}. Load one with a {modality} tower"
+                f"this model cannot embed {modality}; it knows {', '.join(self.modalities)}. "
+                f"Load one with a {modality} tower"
             )
         return tower
 
@@ -325,8 +327,9 @@ class ImageBindModel(PreTrainedModel):
         Args:
             modality: which tower.
             values: image (B, 3, H, W), video (B, S, 3, T, H, W), text (B, 77), audio (B, S, 1, mels, frames), depth and
-                thermal (B, 1, H, W), IMU (B, 6, samples), point (B, N, 3). With a clip axis S (optional for audio, depth,
-                thermal and video) the results are averaged over the clips, after the scaling, and not normalised again.
+                thermal (B, 1, H, W), IMU (B, 6, samples), point (B, N, 3). With a clip axis S (optional for audio,
+                depth, thermal and video) the results are averaged over the clips, after the scaling, and not
+                normalised again.
             prenorm: return the head's output instead of the scaled unit vector.
             start_indices: (B,) where the farthest-point sampling starts; points only.
 
@@ -341,7 +344,8 @@ class ImageBindModel(PreTrainedModel):
             values = values.flatten(0, 1)  # (B S, ...)
         elif values.ndim != expected:
             raise InvalidRequestError(
-                f"{modality} input of shape {tuple(values.shape)}; expected {expected} dimensions, or one more for clips"
+                f"{modality} input of shape {tuple(values.shape)}; expected {expected} dimensions, "
+                "or one more for clips"
             )
         if values.is_floating_point():
             values = values.to(self.dtype)

@@ -1,5 +1,7 @@
 """The transformer that all towers share, and the stems that turn grids into tokens."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -141,7 +143,7 @@ class ConvStem(nn.Module):
         widths = [in_channels, *channels]
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            for a, b in itertools.pairwise(widths)
         )
         self.projection = nn.Conv2d(channels[-1], hidden_size, 1)
 

@@ -1,4 +1,4 @@
-"""Point-BERT, the point encoder of Point-Bind (arXiv 2309.00615): groups of neighbours, a small PointNet, a transformer.
+"""Point-BERT, the encoder of Point-Bind (arXiv 2309.00615): groups of neighbours, a small PointNet, a transformer.
 
 Everything is plain PyTorch, so it runs wherever torch does.
 """
@@ -26,7 +26,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, start_indices: Ten
     """
     batch = torch.arange(len(points), device=points.device)
     current = torch.zeros_like(batch) if start_indices is None else start_indices.to(points.device)
-    distances = points.new_full(points.shape[:2], 1e10)  # (B, N) to the nearest chosen point
+    distances = points.new_full(points.shape[:2], torch.inf)  # (B, N) to the nearest chosen point
     chosen = []
     for _ in range(num_samples):
         chosen.append(current)
@@ -44,7 +44,7 @@ def nearest_neighbours(centres: Tensor, points: Tensor, group_size: int) -> Tens
 
 
 class PointwiseConv(nn.Conv1d):
-    """A convolution of kernel 1 over rows of channels: the same weights, as one matrix product (much faster on a CPU)."""
+    """A convolution of kernel 1, its weights included, as one matrix product (much faster on a CPU)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=1)

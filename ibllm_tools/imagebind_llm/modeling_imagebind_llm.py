@@ -133,7 +133,7 @@ class ImageBindLlmPreTrainedModel(PreTrainedModel):
     config_class = ImageBindLlmConfig
     supports_gradient_checkpointing = True
     _no_split_modules = ["GatedResidualMlp"]  # noqa: RUF012 - as the base class declares it
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 - the same
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -362,7 +362,7 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
             kwargs["layer_vectors"] = self.layer_vectors(embeddings, embedding_mask)
             prompts = next((kwargs[name] for name in ("input_ids", "inputs_embeds") if name in kwargs), inputs)
             _require_one_per_item(kwargs["layer_vectors"], prompts)
-        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]  # declared for its own classes only
 
 
 def _require_one_per_item(layer_vectors: Tensor, prompts: Tensor | None) -> None:

@@ -1,14 +1,16 @@
 """The sizes of the embedded model: the same classes as the huge one, another configuration."""
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
+from ibllm_tools.imagebind_llm.configuration_imagebind_llm import ImageBindLlmConfig
 
 IMAGE_SIZE = 64
 MEL_BINS, MEL_FRAMES = 64, 204
 NUM_POINTS = 1024
 TEXT_LENGTH = 24
 PROJECTION_DIM = 192
+AUDIO_CLIPS = 3
 
 
 def imagebind_config(vocab_size: int) -> ImageBindConfig:
@@ -57,9 +59,9 @@ def imagebind_config(vocab_size: int) -> ImageBindConfig:
             "num_attention_heads": 4,
             "mlp_ratio": 3.0,
             "num_groups": 48,
-            "group_size": 24,
-            "group_embedding_size": 128,
-            "pointnet_channels": [32, 64, 128],
+            "group_size": 16,
+            "group_embedding_size": 96,
+            "pointnet_channels": [32, 64, 96],
             "pooled_size": 192,
             "drop_path_rate": 0.0,
             "head_dropout": 0.0,
@@ -68,10 +70,10 @@ def imagebind_config(vocab_size: int) -> ImageBindConfig:
     )
 
 
-def llama_config(vocab_size: int, *, bos_token_id: int, eos_token_id: int, pad_token_id: int) -> LlamaConfig:
+def llama_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     """The language model: a Llama of 5 layers."""
     return LlamaConfig(
-        vocab_size=vocab_size,
+        vocab_size=len(tokenizer),
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=5,
@@ -82,7 +84,21 @@ def llama_config(vocab_size: int, *, bos_token_id: int, eos_token_id: int, pad_t
         tie_word_embeddings=True,
         attention_bias=True,
         mlp_bias=True,
-        bos_token_id=bos_token_id,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def imagebind_llm_config(text_vocabulary: int, tokenizer: PreTrainedTokenizerBase) -> ImageBindLlmConfig:
+    """The whole model: every layer of the language model is injected.
+
+    Args:
+        text_vocabulary: tokens of the text tower.
+        tokenizer: of the language model.
+    """
+    return ImageBindLlmConfig(
+        imagebind_config=imagebind_config(text_vocabulary),
+        text_config=llama_config(tokenizer),
+        bind_intermediate_size=384,
     )

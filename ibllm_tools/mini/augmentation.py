@@ -19,7 +19,7 @@ Bound = Literal["audio", "depth", "point"]
 
 def normalised_images(rgb: NDArray[np.uint8]) -> Tensor:
     """Images at the tower's size: (B, S, S, 3) uint8 -> (B, 3, S, S) float32, normalised."""
-    pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(np.array(rgb)).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
 
 
@@ -34,7 +34,9 @@ def augmented(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     batch, size = rgb.shape[:2]
     padded = np.pad(rgb, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
     tops, lefts = rng.integers(0, 9, (2, batch))
-    shifted = np.stack([padded[i, t : t + size, s : s + size] for i, (t, s) in enumerate(zip(tops, lefts))])
+    shifted = np.stack(
+        [padded[i, t : t + size, s : s + size] for i, (t, s) in enumerate(zip(tops, lefts, strict=True))]
+    )
     contrast = rng.uniform(0.85, 1.15, (batch, 1, 1, 1)).astype(np.float32)
     brightness = rng.uniform(-12, 12, (batch, 1, 1, 1)).astype(np.float32)
     noise = rng.standard_normal(shifted.shape, dtype=np.float32) * rng.uniform(0, 5, (batch, 1, 1, 1)).astype(
@@ -76,7 +78,9 @@ def augmented_depth(depth: NDArray[np.float32], rng: np.random.Generator) -> Ten
     padded = np.pad(depth, ((0, 0), (4, 4), (4, 4)), mode="edge")
     size = depth.shape[1]
     tops, lefts = rng.integers(0, 9, (2, len(depth)))
-    shifted = np.stack([padded[i, t : t + size, s : s + size] for i, (t, s) in enumerate(zip(tops, lefts))])
+    shifted = np.stack(
+        [padded[i, t : t + size, s : s + size] for i, (t, s) in enumerate(zip(tops, lefts, strict=True))]
+    )
     mirrored = rng.random(len(depth)) < 0.5
     shifted[mirrored] = shifted[mirrored, :, ::-1]
     return depth_values(shifted)

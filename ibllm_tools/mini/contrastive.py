@@ -1,7 +1,7 @@
-"""The contrastive stages: images with texts first, then sounds, depth maps and point clouds against the frozen image tower.
+"""The contrastive stages: images with texts, then sounds, depth maps and point clouds against the frozen image tower.
 
-ImageBind (arXiv 2305.05665) binds every modality to images; so does this recipe. Scenes that show the same things count as
-positives of each other, since a small world repeats itself within a batch.
+ImageBind (arXiv 2305.05665) binds every modality to images; so does this recipe. Scenes that show the same things count
+as positives of each other, since a small world repeats itself within a batch.
 """
 
 import math
@@ -93,7 +93,7 @@ def optimise(
     optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
     first = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=parameters[0].device)
         for module, saved in zip(modules, state["modules"], strict=True):
             module.load_state_dict(saved)
         optimiser.load_state_dict(state["optimiser"])
@@ -199,10 +199,10 @@ def train_image_text(
         rgb[flipped] = rgb[flipped, :, ::-1]
         texts = [captions(data.things[row], rng, grey=bool(g)) for row, g in zip(rows, grey, strict=True)]
         ids = torch.tensor([text_ids(tokenizer, caption, TEXT_LENGTH) for caption in texts])
-        images = F.normalize(vision(normalised_images(rgb)), dim=-1)
-        words = F.normalize(text(ids), dim=-1)
+        images = F.normalize(vision(normalised_images(rgb).to(model.device)), dim=-1)
+        words = F.normalize(text(ids.to(model.device)), dim=-1)
         scale = text.logit_scale.exp().clamp(max=100)
-        return contrastive_loss(images, words, scale, same_things(data, rows, grey))
+        return contrastive_loss(images, words, scale, same_things(data, rows, grey).to(model.device))
 
     optimise([vision, text], schedule, loss_of, description="image-text", checkpoint=checkpoint)
 
@@ -214,7 +214,10 @@ def embed_images(model: ImageBindModel, rgb: NDArray[np.uint8], *, grey: bool = 
     starts = range(0, len(rgb), batch_size)
     chunks = (np.asarray(rgb[start : start + batch_size]) for start in tqdm(starts, desc="embedding images"))
     return torch.cat(
-        [F.normalize(vision(normalised_images(to_grey(chunk) if grey else chunk)), dim=-1) for chunk in chunks]
+        [
+            F.normalize(vision(normalised_images(to_grey(chunk) if grey else chunk).to(model.device)), dim=-1).cpu()
+            for chunk in chunks
+        ]
     )
 
 
@@ -231,7 +234,7 @@ def train_bound_modality(
 ) -> None:
     """Stage two: one more tower against the frozen image tower.
 
-    The targets are embeddings of greyscale pictures of the same instances, since neither a sound nor a shape has a colour.
+    The targets are embeddings of greyscale pictures of the same instances: neither a sound nor a shape has a colour.
 
     Args:
         model: the modality's tower is trained in place.
@@ -248,9 +251,9 @@ def train_bound_modality(
 
     def loss_of(step: int) -> Tensor:
         rows, rng = batches.draw(step)
-        embeddings = F.normalize(tower(bound_values(data, modality, rows, rng)), dim=-1)
-        images = image_embeddings[rows]
-        positives = same_things(data, rows, np.zeros(len(rows), dtype=bool), colour=False)
+        embeddings = F.normalize(tower(bound_values(data, modality, rows, rng).to(model.device)), dim=-1)
+        images = image_embeddings[rows].to(model.device)
+        positives = same_things(data, rows, np.zeros(len(rows), dtype=bool), colour=False).to(model.device)
         loss = contrastive_loss(embeddings, images, 1 / temperature, positives)
         return loss + pull * (1 - (embeddings * images).sum(dim=-1)).mean()
 

@@ -1,7 +1,7 @@
 """The world on disk: scenes drawn at random, rendered once, read by every stage of the recipe.
 
-A split is a folder of memory-mapped arrays. Row ``i`` of each belongs to scene ``i``: its image, its depth map, its words; and,
-for scenes of one thing, a sound of the same kind and size and a point cloud of the same instance.
+A split is a folder of memory-mapped arrays. Row ``i`` of each belongs to scene ``i``: its image, its depth map, its
+words; and, for scenes of one thing, a sound of the same kind and size and a point cloud of the same instance.
 """
 
 import json
@@ -21,6 +21,7 @@ from ibllm_tools.imagebind.audio_features import normalised_log_mel
 from ibllm_tools.mini.architecture import IMAGE_SIZE, MEL_BINS, MEL_FRAMES, NUM_POINTS
 from ibllm_tools.mini.world.catalog import COLOURS, KIND_NAMES
 from ibllm_tools.mini.world.language import ThingWords
+from ibllm_tools.mini.world.language.words import Size
 from ibllm_tools.mini.world.scenes import (
     Instance,
     Scene,
@@ -55,7 +56,7 @@ _SEEDS: dict[Split, int] = {"train": 11, "validation": 12, "test": 13}
 
 def words_of(instance: Instance) -> ThingWords:
     """What the language says about an instance."""
-    size = "small" if instance.size < SMALL_BELOW else "big" if instance.size > BIG_ABOVE else None
+    size: Size | None = "small" if instance.size < SMALL_BELOW else "big" if instance.size > BIG_ABOVE else None
     return ThingWords(instance.kind, instance.colour, size)
 
 
@@ -169,7 +170,8 @@ class WorldData:
     @cached_property
     def single(self) -> NDArray[np.int64]:
         """Scenes of one known thing, in colour."""
-        return np.flatnonzero([len(t) == 1 and t[0].kind is not None and not g for t, g in zip(self.things, self.grey)])
+        known = [len(things) == 1 and things[0].kind is not None for things in self.things]
+        return np.flatnonzero(np.array(known) & ~self.grey)
 
     @cached_property
     def pair(self) -> NDArray[np.int64]:

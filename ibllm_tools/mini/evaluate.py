@@ -1,6 +1,6 @@
 """How well the embedded model does on things, sounds and phrasings that it never saw: exact match, greedy decoding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,15 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration, mix_embeddings
+from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
 from ibllm_tools.mini.augmentation import depth_values, normalised_images
-from ibllm_tools.mini.dataset import WorldData
+from ibllm_tools.mini.dataset import WorldData, build_split
 from ibllm_tools.mini.world.language import (
     KNOWLEDGE_HELD_OUT_KINDS,
-    PROMPT,
     Flavour,
     Task,
     ThingWords,
@@ -26,6 +27,7 @@ from ibllm_tools.mini.world.language import (
 )
 from ibllm_tools.mini.world.language.phrasings import Split
 from ibllm_tools.mini.world.scenes import Scene, render_video
+from ibllm_tools.mini.world.scenes import Split as WorldSplit
 from ibllm_tools.store.visual_cache import VisualCache
 
 VIDEO_FPS, VIDEO_SECONDS = 8.0, 3.0
@@ -69,8 +71,7 @@ class Evaluator:
 
     Args:
         model: the model.
-        tokenize: prompts -> left-padded ids and attention mask.
-        decode: ids -> texts.
+        processor: of the model.
         data: the split.
         cache: its visual cache.
         seed: of the phrasings and of the mixes.
@@ -79,14 +80,13 @@ class Evaluator:
     def __init__(
         self,
         model: ImageBindLlmForConditionalGeneration,
-        tokenize: Callable[[list[str]], dict[str, Tensor]],
-        decode: Callable[[Tensor], list[str]],
+        processor: ImageBindLlmProcessor,
         data: WorldData,
         cache: VisualCache,
         *,
         seed: int = 7,
     ) -> None:
-        self.model, self.tokenize, self.decode = model.eval(), tokenize, decode
+        self.model, self.processor = model.eval(), processor
         self.data, self.cache, self.seed = data, cache, seed
 
     @torch.no_grad()
@@ -118,9 +118,9 @@ class Evaluator:
             batch = embeddings[part]
             if cached:
                 batch = self.cache.enhance(batch)
-            inputs = self.tokenize([PROMPT.format(question=question) for question in questions[part]])
+            inputs = self.processor(questions[part])
             ids = self.model.generate(**inputs, embeddings=batch, do_sample=False, max_new_tokens=32)
-            texts += self.decode(ids[:, inputs["input_ids"].shape[1] :])
+            texts += [self.processor.decode(row) for row in ids[:, inputs["input_ids"].shape[1] :]]
         return texts
 
     def ask(self, questions: Questions, *, cached: bool) -> tuple[list[str], list[bool]]:
@@ -160,7 +160,9 @@ class Evaluator:
         data, single = self.data, self.data.single
         images = named["image"]
         things = [data.things[row] for row in single]
-        rows = [self.share("image: colour", 0.90, Questions([Task.COLOUR] * len(things), things, images, phrasing, "image"))]
+        rows = [
+            self.share("image: colour", 0.90, Questions([Task.COLOUR] * len(things), things, images, phrasing, "image"))
+        ]
         held = [index for index, thing in enumerate(things) if thing[0].kind in KNOWLEDGE_HELD_OUT_KINDS]
         for task, name in ((Task.SOUND, "what sound does it make?"), (Task.USE, "what is it used for?")):
             picked = [things[index] for index in held]
@@ -170,16 +172,35 @@ class Evaluator:
         rows.append(self.share("image: what is it? (seen phrasings)", 0.95, seen))
         grey = [colourless(data.things[row]) for row in data.greyscale]
         embeddings = self.embed("image", data.greyscale)
-        rows.append(self.share("greyscale image: what is it?", 0.85, Questions([Task.IDENTIFY] * len(grey), grey, embeddings, phrasing, "image")))
-        rows.append(self.share("greyscale image: cannot tell the colour", 0.85, Questions([Task.GREY_COLOUR] * len(grey), grey, embeddings, phrasing, "image")))
+        rows.append(
+            self.share(
+                "greyscale image: what is it?",
+                0.85,
+                Questions([Task.IDENTIFY] * len(grey), grey, embeddings, phrasing, "image"),
+            )
+        )
+        rows.append(
+            self.share(
+                "greyscale image: cannot tell the colour",
+                0.85,
+                Questions([Task.GREY_COLOUR] * len(grey), grey, embeddings, phrasing, "image"),
+            )
+        )
         pairs = [colourless(data.things[row]) for row in data.pair]
-        rows.append(self.share("two things in one image", 0.60, Questions([Task.PAIR] * len(pairs), pairs, self.embed("image", data.pair), phrasing, "image")))
+        rows.append(
+            self.share(
+                "two things in one image",
+                0.60,
+                Questions([Task.PAIR] * len(pairs), pairs, self.embed("image", data.pair), phrasing, "image"),
+            )
+        )
         return rows
 
     def _mix_row(self, named: dict[str, Tensor], phrasing: Split, count: int = 500) -> Row:
         rng = np.random.default_rng(self.seed + 1)
         single, modalities = self.data.single, ("image", "audio", "point", "depth")
-        things, embeddings = [], []
+        things: list[tuple[ThingWords, ...]] = []
+        embeddings: list[Tensor] = []
         while len(things) < count:
             first, second = (int(index) for index in rng.integers(0, len(single), 2))
             kinds = [self.data.things[single[index]][0].kind for index in (first, second)]
@@ -203,7 +224,9 @@ class Evaluator:
             float(np.mean([parse_answer(text).refused for text in self.ask(known, cached=cached)[0]]))
             for cached in (False, True)
         ]
-        rows.append(Row("image of a known thing: false refusals", 0.05, refused[0], refused[1], len(things), at_most=True))
+        rows.append(
+            Row("image of a known thing: false refusals", 0.05, refused[0], refused[1], len(things), at_most=True)
+        )
         return rows
 
 
@@ -238,6 +261,18 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_report(path: Path, rows: Sequence[Row]) -> None:
-    """Write the table to a file."""
-    path.write_text(markdown(rows) + "\n")
+def evaluate_folder(model: Path, folder: Path, split: WorldSplit, *, workers: int = 2) -> list[Row]:
+    """Evaluate a model's folder on a split, which is rendered where it is not there yet.
+
+    Args:
+        model: of the finished model.
+        folder: its ``data`` holds the splits.
+        split: ``"validation"`` while tuning, ``"test"`` for the numbers that are published.
+        workers: processes that render.
+    """
+    build_split(folder / "data", split, workers=workers)
+    loaded = ImageBindLlmForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
+    processor = ImageBindLlmProcessor.from_pretrained(model)
+    features = load_file(model / "visual_cache.safetensors")["features"].float()
+    with VisualCache.from_features(features, fingerprint="mini") as cache:
+        return Evaluator(loaded, processor, WorldData(folder / "data", split), cache).table(split)

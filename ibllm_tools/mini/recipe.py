@@ -1,33 +1,48 @@
-"""The recipe of the embedded model, stage by stage; every stage leaves a file, and a finished stage is not run again."""
+"""The recipe of the embedded model. Every stage leaves a file, and a finished stage is not run again."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ibllm_tools.errors import InvalidRequestError
+from ibllm_tools.errors import CheckpointError, InvalidRequestError
 from ibllm_tools.imagebind.modeling_imagebind import ImageBindModel
+from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
+from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration
+from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
 from ibllm_tools.mini import contrastive
-from ibllm_tools.mini.architecture import imagebind_config
+from ibllm_tools.mini.architecture import (
+    AUDIO_CLIPS,
+    IMAGE_SIZE,
+    MEL_BINS,
+    MEL_FRAMES,
+    NUM_POINTS,
+    TEXT_LENGTH,
+    imagebind_config,
+    imagebind_llm_config,
+)
 from ibllm_tools.mini.augmentation import Bound
-from ibllm_tools.mini.contrastive import Schedule
-from ibllm_tools.mini.dataset import COMPOSITIONS, WorldData, build_split
-from ibllm_tools.mini.world.language import captions, text_corpus
+from ibllm_tools.mini.dataset import WorldData, build_split
+from ibllm_tools.mini.instructions import Drawn, Instructor, from_text
+from ibllm_tools.mini.plan import Plan
+from ibllm_tools.mini.world.catalog import KIND_NAMES
+from ibllm_tools.mini.world.language import PROMPT, captions, text_corpus
 from ibllm_tools.mini.world.language.tokenization import train_clip_tokenizer, train_tokenizer
+from ibllm_tools.training.dataset import ExampleDataset
+from ibllm_tools.training.lora import merge_lora
+from ibllm_tools.training.schedule import Recipe as StageRecipe
+from ibllm_tools.training.stages import Stage, prepare_for_stage
+from ibllm_tools.training.trainer import BindingTrainer
 
 SEED = 20230907
-TEXT_VOCABULARY, LLM_VOCABULARY = 760, 768
-IMAGE_TEXT = Schedule(steps=3200, batch_size=256, learning_rate=1.2e-3, warmup=150)
-BOUND: dict[Bound, Schedule] = {
-    "audio": Schedule(steps=1400, batch_size=192, learning_rate=1.5e-3),
-    "depth": Schedule(steps=1400, batch_size=192, learning_rate=1.5e-3),
-    "point": Schedule(steps=1400, batch_size=128, learning_rate=1.5e-3),
-}
+SORTS = ("colour", "grey")
+"""How the training pictures are embedded: as they are, and without colours."""
 
 
 class Recipe:
@@ -35,11 +50,14 @@ class Recipe:
 
     Args:
         folder: where everything is kept; created where it does not exist.
+        output: folder of the finished model; ``model`` in ``folder`` by default.
         workers: processes that render.
+        plan: the numbers; the ones of the shipped model by default.
     """
 
-    def __init__(self, folder: Path, *, workers: int = 2) -> None:
-        self.folder, self.workers = folder, workers
+    def __init__(self, folder: Path, *, output: Path | None = None, workers: int = 2, plan: Plan | None = None) -> None:
+        self.folder, self.output, self.workers = folder, output or folder / "model", workers
+        self.plan = plan or Plan()
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -52,6 +70,10 @@ class Recipe:
             "audio": lambda: self.train_bound("audio"),
             "depth": lambda: self.train_bound("depth"),
             "point": lambda: self.train_bound("point"),
+            "language": self.train_language,
+            "bind": self.train_bind,
+            "instruct": self.train_instruct,
+            "export": self.export,
         }
 
     def run(self, names: Iterable[str] | None = None) -> None:
@@ -76,8 +98,8 @@ class Recipe:
 
     def render(self) -> None:
         """Draw and render the three splits."""
-        for split in COMPOSITIONS:
-            build_split(self.folder / "data", split, workers=self.workers)
+        for split, composition in self.plan.compositions.items():
+            build_split(self.folder / "data", split, composition=composition, workers=self.workers)
 
     @cached_property
     def train_data(self) -> WorldData:
@@ -91,17 +113,15 @@ class Recipe:
             data = self.train_data
             rows = rng.integers(0, len(data), 20_000)
             texts = [captions(data.things[row], rng, grey=bool(rng.random() < 0.2)) for row in rows]
-            train_clip_tokenizer(texts, TEXT_VOCABULARY).save_pretrained(self.folder / "text_tokenizer")
+            train_clip_tokenizer(texts, self.plan.text_vocabulary).save_pretrained(self.folder / "text_tokenizer")
         if not (self.folder / "llm_tokenizer").exists():
             corpus = text_corpus(rng, 40_000)
             lines = [line for item in corpus for line in ((item,) if isinstance(item, str) else item)]
-            train_tokenizer(lines, LLM_VOCABULARY).save_pretrained(self.folder / "llm_tokenizer")
+            train_tokenizer(lines, self.plan.llm_vocabulary).save_pretrained(self.folder / "llm_tokenizer")
 
     @cached_property
     def text_tokenizer(self) -> PreTrainedTokenizerBase:
         """The text tower's tokenizer."""
-        from transformers import CLIPTokenizer
-
         return CLIPTokenizer.from_pretrained(self.folder / "text_tokenizer")
 
     @cached_property
@@ -115,8 +135,12 @@ class Recipe:
         model = ImageBindModel(imagebind_config(len(self.text_tokenizer)))
         for stage in stages:
             _, unexpected = model.load_state_dict(load_file(self.finished(stage)), strict=False)
-            assert not unexpected, unexpected
-        return model.eval()
+            self._refuse(stage, unexpected)
+        return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _refuse(self, stage: str, unexpected: list[str]) -> None:
+        if unexpected:
+            raise CheckpointError(f"{self.finished(stage).name}: unexpected weights {unexpected}; delete the file")
 
     def save_towers(self, name: str, model: ImageBindModel, towers: Iterable[str]) -> None:
         """Write the weights of some towers as the file of a stage."""
@@ -133,7 +157,7 @@ class Recipe:
             return
         model = self.imagebind()
         contrastive.train_image_text(
-            model, self.train_data, self.text_tokenizer, IMAGE_TEXT, self.unfinished("image-text")
+            model, self.train_data, self.text_tokenizer, self.plan.image_text, self.unfinished("image-text")
         )
         self.save_towers("image-text", model, ("vision", "text"))
 
@@ -142,8 +166,154 @@ class Recipe:
         if self.finished(modality).exists():
             return
         model = self.imagebind("image-text")
-        targets = contrastive.embed_images(model, self.train_data.rgb, grey=True)
+        targets = self.image_embeddings("grey")
         contrastive.train_bound_modality(
-            model, modality, self.train_data, targets, BOUND[modality], self.unfinished(modality)
+            model, modality, self.train_data, targets, self.plan.bound[modality], self.unfinished(modality)
         )
         self.save_towers(modality, model, (modality,))
+
+    @cached_property
+    def processor(self) -> ImageBindLlmProcessor:
+        """Attachments and questions -> tensors."""
+        imagebind = ImageBindProcessor(
+            self.text_tokenizer,
+            image_size=IMAGE_SIZE,
+            num_mel_bins=MEL_BINS,
+            audio_target_length=MEL_FRAMES,
+            audio_clips=AUDIO_CLIPS,
+            num_points=NUM_POINTS,
+            context_length=TEXT_LENGTH,
+        )
+        template = PROMPT.format(question="{instruction}")
+        with_input = PROMPT.format(question="{input} {instruction}")
+        return ImageBindLlmProcessor(
+            imagebind, self.llm_tokenizer, prompt_template=template, prompt_template_with_input=with_input
+        )
+
+    def model(self, *stages: str) -> ImageBindLlmForConditionalGeneration:
+        """The whole model with the weights of some finished stages, the rest as initialised."""
+        torch.manual_seed(SEED)
+        config = imagebind_llm_config(len(self.text_tokenizer), self.llm_tokenizer)
+        model = ImageBindLlmForConditionalGeneration(config)
+        for stage in stages:
+            weights = load_file(self.finished(stage))
+            if stage in ("image-text", *self.plan.bound):
+                weights = {f"imagebind.{name}": value for name, value in weights.items()}
+            if "prefix_value_down" in weights:
+                model = _with_prefix_values(model, weights)
+            _, unexpected = model.load_state_dict(weights, strict=False)
+            self._refuse(stage, unexpected)
+        return model
+
+    def train_language(self) -> None:
+        """The language model on the world's texts, from scratch."""
+        if self.finished("language").exists():
+            return
+        model = self.model()
+        examples = Drawn(from_text, self.plan.language.examples, seed=SEED)
+        self._train_stage(model, "language", examples, self.plan.language.recipe, "language")
+        weights = {f"language_model.{name}": value for name, value in model.language_model.state_dict().items()}
+        save_file(_untied(weights), self.finished("language"))
+
+    def image_embeddings(self, sort: Literal["colour", "grey"]) -> Tensor:
+        """Unit embeddings of the training pictures as they are, or without colours, (N, E); computed once."""
+        path = self.folder / "image_embeddings.safetensors"
+        if not path.exists():
+            model = self.imagebind("image-text")
+            sorts = {name: contrastive.embed_images(model, self.train_data.rgb, grey=name == "grey") for name in SORTS}
+            partial = path.with_suffix(".partial")
+            save_file(sorts, partial)
+            partial.rename(path)
+        return load_file(path)[sort]
+
+    def instructor(self) -> Instructor:
+        """What draws examples about the training pictures."""
+        return Instructor(self.train_data, self.image_embeddings("colour"), self.image_embeddings("grey"))
+
+    def train_bind(self) -> None:
+        """Bind network, prefix queries and gates, on naming and describing pictures."""
+        if self.finished("bind").exists():
+            return
+        model = self.model("language")
+        examples = Drawn(self.instructor().caption, self.plan.bind.examples, seed=SEED + 1)
+        self._train_stage(model, "pretrain", examples, self.plan.bind.recipe, "bind")
+        save_file(_part(model, ("bind_network.", "prefix_queries", "gates")), self.finished("bind"))
+
+    def train_instruct(self) -> None:
+        """LoRA, biases and norms of the language model, on every task and on text alone; merged at the end."""
+        if self.finished("instruct").exists():
+            return
+        model = self.model("language", "bind")
+        examples = Drawn(self.instructor().instruction, self.plan.instruct.examples, seed=SEED + 2)
+        self._train_stage(model, "finetune", examples, self.plan.instruct.recipe, "instruct")
+        merge_lora(model)
+        save_file(_untied(_part(model, ("language_model.", "prefix_value"))), self.finished("instruct"))
+
+    def export(self) -> None:
+        """The finished model as a folder that ``from_pretrained`` loads: fp16 weights, processor, visual cache."""
+        model = self.model("image-text", *self.plan.bound, "language", "bind", "instruct").eval()
+        generation = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=48,
+            bos_token_id=self.llm_tokenizer.bos_token_id,
+            eos_token_id=self.llm_tokenizer.eos_token_id,
+            pad_token_id=self.llm_tokenizer.pad_token_id,
+        )
+        model.generation_config = generation
+        model.half().save_pretrained(self.output)
+        self.processor.save_pretrained(self.output)
+        save_file({"features": self.bank().half()}, self.output / "visual_cache.safetensors")
+
+    def bank(self) -> Tensor:
+        """The image features of the visual cache, (N, E): kinds in colour, kinds in grey, pairs, strangers."""
+        instructor, data = self.instructor(), self.train_data
+        rng = np.random.default_rng(SEED)
+        colours, greys = self.plan.bank["coloured"] // len(KIND_NAMES), self.plan.bank["grey"] // len(KIND_NAMES)
+        of_kind = [data.single[[data.things[row][0].kind == kind for row in data.single]] for kind in KIND_NAMES]
+        coloured = np.concatenate([rng.choice(rows, colours, replace=False) for rows in of_kind])
+        grey = np.concatenate([rng.choice(rows, greys, replace=False) for rows in of_kind])
+        pairs = rng.choice(data.pair, self.plan.bank["pairs"], replace=False)
+        strangers = rng.choice(data.unknown, self.plan.bank["strangers"], replace=False)
+        seen = np.concatenate([coloured, pairs, strangers])
+        return torch.cat([instructor.colour[seen], instructor.grey[grey]])
+
+    def _train_stage(
+        self,
+        model: ImageBindLlmForConditionalGeneration,
+        stage: Stage,
+        examples: Drawn,
+        recipe: StageRecipe,
+        name: str,
+    ) -> None:
+        prepare_for_stage(model, stage)
+        trainer = BindingTrainer(
+            model,
+            ExampleDataset(examples, self.processor, max_words=recipe.max_words),
+            recipe,
+            self.folder / f"{name}.checkpoints",
+            pad_token_id=self.llm_tokenizer.pad_token_id,
+            save_strategy="steps",
+            save_steps=400,
+            max_grad_norm=1.0,
+        )
+        trainer.run()
+
+
+def _part(model: nn.Module, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith(prefixes)}
+
+
+def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the output layer, which is the token embedding once more."""
+    return {name: value for name, value in weights.items() if not name.endswith("lm_head.weight")}
+
+
+def _with_prefix_values(
+    model: ImageBindLlmForConditionalGeneration, weights: dict[str, Tensor]
+) -> ImageBindLlmForConditionalGeneration:
+    """The same model with room for the low-rank difference that a merged LoRA leaves for the prefix."""
+    config = model.config
+    config.prefix_value_rank = weights["prefix_value_down"].shape[1]
+    grown = ImageBindLlmForConditionalGeneration(config)
+    grown.load_state_dict(model.state_dict(), strict=False)
+    return grown

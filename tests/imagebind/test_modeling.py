@@ -251,6 +251,18 @@ def test_drop_path_and_gradients_only_in_training() -> None:
     assert model.imu_model.class_embedding.grad is not None
 
 
+@pytest.mark.parametrize("name", TINY_TOWERS)
+def test_each_tower_runs_in_half_precision(name: str) -> None:
+    torch.manual_seed(0)
+    _, modality, shape = TINY_TOWERS[name]
+    model = tiny(name)
+    values = torch.randint(0, 50, shape) if modality == "text" else torch.rand(shape)
+    expected = model.encode(modality, values)
+    embedding = copy.deepcopy(model).half().encode(modality, values)
+    assert embedding.dtype == torch.float16
+    assert torch.cosine_similarity(embedding.float(), expected).min() > 0.99
+
+
 def test_half_precision_interpolates_positions_in_full(model: ImageBindModel) -> None:
     half = copy.deepcopy(model).bfloat16()
     embedding = half.get_image_features(torch.rand(1, 3, 112, 112))

@@ -1,0 +1,57 @@
+# GNU make, Python 3.11 or newer and pip are all that this needs; everything is installed into .venv.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench train install clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## install, and ask the embedded model about the media in examples/media
+	@$(BIN)/python examples/demo.py
+
+test: lint ## install, and run the full check: lint, types, layers, tests, README, examples
+	@echo "== pytest"
+	@$(BIN)/pytest --quiet --durations=10
+
+test-slow: $(INSTALLED) ## run the tests that need more time or memory
+	@$(BIN)/pytest --quiet -m slow
+
+lint: $(INSTALLED) ## ruff, mypy --strict and the layers between the packages
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "== mypy"
+	@$(BIN)/mypy
+	@echo "== import-linter"
+	@$(BIN)/lint-imports --no-logo
+
+format: $(INSTALLED) ## let ruff format and repair what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure, and write the numbers into benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/ask.py --write
+	@$(BIN)/python benchmarks/injection.py --write
+
+train: $(INSTALLED) ## train the embedded model again, from procedural data (hours; resumes where it stopped)
+	@$(BIN)/python -m ibllm_tools.mini train
+
+install: $(INSTALLED) ## install into .venv; skipped when it is up to date
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "== creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "== installing ibllm-tools and its dependencies into $(VENV) (once; it takes minutes)"
+	@$(BIN)/python -m pip install -qq --progress-bar off --no-input -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean: ## remove .venv, build outputs and caches; what training made in runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

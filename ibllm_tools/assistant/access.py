@@ -1,0 +1,78 @@
+"""What an assistant may open on behalf of whoever asks, and how it cites what it opened."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibllm_tools.assistant.answer import Evidence
+from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore
+from ibllm_tools.media.audio import probe_audio
+from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
+from ibllm_tools.media.video import probe_video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What may be opened. The defaults suit a person's own files; give roots where an agent chooses the paths.
+
+    Attributes:
+        roots: folders that paths must lie in, symbolic links resolved; anywhere by default.
+        store: where ``att://`` handles are looked up.
+        limits: the most that an attachment may hold.
+        allow_fetch: whether URLs are fetched.
+    """
+
+    roots: Sequence[str | Path] | None = None
+    store: AttachmentStore | None = None
+    limits: Limits = DEFAULT_LIMITS
+    allow_fetch: bool = False
+
+    def open(self, source: Any) -> Attachment:
+        """The source as a checked attachment; one that was opened before is taken as it is.
+
+        Raises:
+            AttachmentError: it cannot be used.
+            InvalidRequestError: not something that `Attachment` takes.
+        """
+        return Attachment.of(
+            source, roots=self.roots, store=self.store, limits=self.limits, allow_fetch=self.allow_fetch
+        )
+
+    def cite(self, source: Any, attachment: Attachment, weight: float) -> Evidence:
+        """The evidence that an attachment is.
+
+        Raises:
+            AttachmentError: the length of a sound or video cannot be found out.
+        """
+        seconds = self._seconds(attachment)
+        return Evidence(
+            source=_as_handed_in(source) or attachment.name,
+            name=attachment.name,
+            sha256=attachment.sha256,
+            handle=attachment.handle,
+            modality=attachment.modality,
+            mime=attachment.mime,
+            # clips are sampled evenly from the first to the last second
+            start=None if seconds is None else 0.0,
+            end=seconds,
+            weight=weight,
+        )
+
+    def _seconds(self, attachment: Attachment) -> float | None:
+        if attachment.modality == "audio":
+            return probe_audio(attachment.source, limits=self.limits).seconds
+        if attachment.modality == "video":
+            return float(probe_video(attachment.source, limits=self.limits).seconds)
+        return None
+
+
+def _as_handed_in(source: Any) -> str | None:
+    if isinstance(source, Attachment):
+        source = source.source
+    if isinstance(source, Path):
+        return str(source)
+    if not isinstance(source, str):
+        return None
+    match = SCHEME.match(source)
+    return None if match and match[1].lower() == "data" else source

@@ -1,0 +1,69 @@
+"""What goes into an assistant and what comes out; the command line, the tools and MCP share these JSON schemas."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from ibllm_tools.media.sniff import Modality
+
+SOURCES_SCHEMA = {
+    "type": "array",
+    "items": {"type": "string"},
+    "description": "What the question is about: paths, URLs, data URIs or att:// handles.",
+}
+
+
+class Question(BaseModel):
+    """A question and what it is about. The attachments are opened when the question is asked, not before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(description="The question or instruction.")
+    attachments: Annotated[tuple[Any, ...], WithJsonSchema(SOURCES_SCHEMA)] = Field(
+        default=(), description="What the question is about: anything that Attachment takes."
+    )
+    weights: tuple[float, ...] | None = Field(
+        default=None, description="Share of each attachment: non-negative, not all zero; equal when left out."
+    )
+    context: str | None = Field(
+        default=None, description="Text that the answer is to build on, e.g. retrieved passages."
+    )
+
+
+class Evidence(BaseModel):
+    """An attachment that an answer rests on, in a form that can be cited and found again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str = Field(description="Path, URL or handle as it was handed in; the name of anything else.")
+    name: str = Field(description="File name.")
+    sha256: str = Field(description="SHA-256 of its bytes, hexadecimal.")
+    handle: str = Field(description="att://<sha256>, under which an attachment store finds it.")
+    modality: Modality = Field(description="What it was taken as; 'point' is everything 3D.")
+    mime: str = Field(description="MIME type, by content.")
+    start: float | None = Field(default=None, description="Sounds and videos: where the part used begins, seconds.")
+    end: float | None = Field(default=None, description="Sounds and videos: where the part used ends, seconds.")
+    weight: float = Field(description="Its share of the mix, 0 to 1; the shares of an answer add up to 1.")
+
+
+class Usage(BaseModel):
+    """What an answer cost."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: int = Field(description="Tokens read, without padding.")
+    completion_tokens: int = Field(description="Tokens written, the end token included.")
+    seconds: float = Field(description="Wall-clock seconds from the call, those of the whole batch in a batch.")
+
+
+class Answer(BaseModel):
+    """An answer, and what it rests on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str = Field(description="The answer.")
+    question: str = Field(description="The question or instruction it answers.")
+    evidence: tuple[Evidence, ...] = Field(description="The attachments, in the order of the question.")
+    model: str = Field(description="Name, folder or hub id of the model that answered.")
+    cache: bool = Field(description="Whether the visual cache drew the embedding towards images.")
+    usage: Usage = Field(description="Tokens and seconds.")

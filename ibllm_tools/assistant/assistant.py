@@ -1,0 +1,407 @@
+"""The assistant: attachments and a question in, an answer with evidence out (arXiv 2309.03905).
+
+::
+
+    attachments -> unit embeddings -> weighted mix -> visual cache -> bind network -> language model -> answer
+"""
+
+import asyncio
+import copy
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, TextIteratorStreamer
+
+from ibllm_tools.assistant.access import Access
+from ibllm_tools.assistant.answer import Answer, Evidence, Question, Usage
+from ibllm_tools.assistant.embedding import JointEmbedder
+from ibllm_tools.assistant.generation import Sampling, end_tokens, generation_config
+from ibllm_tools.assistant.loading import choose_device, load_model, read_cache_features
+from ibllm_tools.assistant.model_folder import CACHE_FILE, MINI, find_model
+from ibllm_tools.assistant.streaming import AnswerStream
+from ibllm_tools.attachments import Attachment
+from ibllm_tools.errors import EncoderMismatchError, IbllmError, InvalidRequestError
+from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration, mix_embeddings
+from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
+from ibllm_tools.store.visual_cache import VisualCache
+
+DESCRIBE = "Describe this."
+DEFAULT_ACCESS = Access()
+
+
+class Assistant:
+    """Answers questions about images, sounds, videos, 3D models and text.
+
+    Made by :meth:`load`, or from a model and a processor that were loaded in any way transformers offers. It may be
+    used from several threads at once.
+
+    Args:
+        model: the model, on its device.
+        processor: its processor.
+        cache: the visual cache, or the file with the image features that it is built of when it is first needed.
+        name: what answers call the model.
+        access: what may be opened on behalf of whoever asks.
+
+    Raises:
+        EncoderMismatchError: the cache holds the features of another encoder.
+
+    Example:
+        >>> assistant = Assistant.load()
+        >>> assistant.ask("What is making this sound?", "bell.wav").text
+    """
+
+    def __init__(
+        self,
+        model: ImageBindLlmForConditionalGeneration,
+        processor: ImageBindLlmProcessor,
+        *,
+        cache: VisualCache | Path | None = None,
+        name: str = "custom",
+        access: Access = DEFAULT_ACCESS,
+    ) -> None:
+        self.model, self.processor, self.name, self.access = model, processor, name, access
+        model.train(False)
+        self.embedder = JointEmbedder(model.imagebind, processor.imagebind_processor, limits=access.limits)
+        if isinstance(cache, VisualCache) and cache.fingerprint != self.embedder.fingerprint:
+            raise EncoderMismatchError(
+                f"the visual cache holds the features of encoder {cache.fingerprint!r}, and this model's is "
+                f"{self.embedder.fingerprint!r}; build the cache with this model"
+            )
+        self._cache = cache
+        self._cache_lock = Lock()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = MINI,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        cache: bool = True,
+        access: Access = DEFAULT_ACCESS,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            model: ``"mini"``, the one embedded in the package; a converted model's folder; or a hub id ``owner/name``,
+                the only case in which anything is downloaded.
+            device: ``"cpu"``, ``"cuda"``, ...; by default CUDA where there is one.
+            dtype: of the weights; by default as stored, but never float16 on a CPU.
+            cache: whether questions may use the visual cache that the model is shipped with. It is built when the
+                first of them needs it.
+            access: what may be opened.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            IncompatibleModelError: a model of another kind.
+            CheckpointError, ModelError: its files are damaged.
+            InvalidRequestError: no such device.
+        """
+        chosen = choose_device(device)
+        folder = find_model(model)
+        loaded, processor = load_model(folder, chosen, dtype)
+        features = folder / CACHE_FILE
+        return cls(
+            loaded,
+            processor,
+            cache=features if cache and features.is_file() else None,
+            name=str(model),
+            access=access,
+        )
+
+    def ask(
+        self,
+        question: str,
+        *attachments: Any,
+        weights: Sequence[float] | None = None,
+        context: str | None = None,
+        use_cache: bool | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Answer:
+        """Answer a question.
+
+        Args:
+            question: a question or an instruction.
+            attachments: what it is about, anything that `Attachment` takes; none is a question to the language model.
+                Several are mixed into one embedding.
+            weights: the share of each attachment: non-negative, not all zero; equal by default.
+            context: text that the answer is to build on, e.g. retrieved passages.
+            use_cache: whether the visual cache draws the embedding towards images; by default where there is one.
+            sampling: see :class:`~ibllm_tools.assistant.generation.Sampling`.
+
+        Raises:
+            InvalidRequestError: an empty or too long question, weights that do not fit, no cache where one is wanted.
+            AttachmentError: an attachment cannot be used.
+            IncompatibleModelError: the model has no tower for an attachment.
+        """
+        asked = _question(question, attachments, weights, context)
+        answer = self.ask_batch([asked], use_cache=use_cache, **sampling)[0]
+        if isinstance(answer, IbllmError):
+            raise answer
+        return answer
+
+    def ask_batch(
+        self,
+        requests: Sequence[Question | str],
+        *,
+        use_cache: bool | None = None,
+        batch_size: int = 8,
+        **sampling: Unpack[Sampling],
+    ) -> list[Answer | IbllmError]:
+        """Answer several questions together.
+
+        Args:
+            requests: the questions; a string is one without attachments.
+            use_cache: as in :meth:`ask`.
+            batch_size: how many the language model answers at once.
+            sampling: as in :meth:`ask`.
+
+        Returns:
+            In the place of each question its answer, or the error why it has none; the others are answered.
+
+        Raises:
+            InvalidRequestError: ``use_cache``, ``batch_size`` or ``sampling`` are wrong for all of them.
+        """
+        if batch_size < 1:
+            raise InvalidRequestError(f"batch_size={batch_size}, expected at least 1")
+        questions = [_question(item, (), None, None) if isinstance(item, str) else item for item in requests]
+        config = generation_config(self.model.generation_config, **sampling)
+        cache = self._chosen_cache(use_cache)
+        results: list[Answer | IbllmError] = []
+        for start in range(0, len(questions), batch_size):
+            began = time.perf_counter()
+            prepared = self._prepare(questions[start : start + batch_size], cache)
+            answers = iter(self._answer([item for item in prepared if isinstance(item, _Prepared)], config, began))
+            results += [item if isinstance(item, IbllmError) else next(answers) for item in prepared]
+        return results
+
+    def stream(
+        self,
+        question: str,
+        *attachments: Any,
+        weights: Sequence[float] | None = None,
+        context: str | None = None,
+        use_cache: bool | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> AnswerStream:
+        """Answer a question piece by piece; arguments and errors as in :meth:`ask`.
+
+        The attachments are embedded before it returns. The stream's ``answer`` is complete when it has ended.
+        """
+        began = time.perf_counter()
+        asked = _question(question, attachments, weights, context)
+        config = generation_config(self.model.generation_config, **sampling)
+        prepared = self._prepare([asked], self._chosen_cache(use_cache))[0]
+        if isinstance(prepared, IbllmError):
+            raise prepared
+
+        def write(streamer: TextIteratorStreamer, stop: StoppingCriteria) -> Answer:
+            return self._answer([prepared], config, began, streamer=streamer, stopping_criteria=[stop])[0]
+
+        return AnswerStream(self.processor.tokenizer, write)
+
+    async def aask(self, question: str, *attachments: Any, **options: Any) -> Answer:
+        """:meth:`ask` without blocking the event loop."""
+        return await asyncio.to_thread(self.ask, question, *attachments, **options)
+
+    async def astream(self, question: str, *attachments: Any, **options: Any) -> AsyncIterator[str]:
+        """:meth:`stream` without blocking the event loop; the model stops when the iteration is left."""
+        stream = await asyncio.to_thread(self.stream, question, *attachments, **options)
+        try:
+            while (piece := await asyncio.to_thread(next, stream, None)) is not None:
+                yield piece
+        finally:
+            stream.stop()
+
+    def describe(self, attachment: Any, *, use_cache: bool | None = None, **sampling: Unpack[Sampling]) -> Answer:
+        """Describe one attachment; errors as in :meth:`ask`."""
+        return self.ask(DESCRIBE, attachment, use_cache=use_cache, **sampling)
+
+    def embed(self, *attachments: Any) -> NDArray[np.float32]:
+        """Unit vectors of the joint space, one row per attachment, (B, E).
+
+        Raises:
+            InvalidRequestError: no attachment at all.
+            AttachmentError: an attachment cannot be used.
+            IncompatibleModelError: the model has no tower for an attachment.
+        """
+        return self.embedder.embed([self.access.open(source) for source in attachments])
+
+    def close(self) -> None:
+        """Release the visual cache; questions can still be asked without it. Closing twice does nothing."""
+        with self._cache_lock:
+            cache, self._cache = self._cache, None
+        if isinstance(cache, VisualCache):
+            cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chosen_cache(self, wanted: bool | None) -> bool:
+        if wanted and self._cache is None:
+            raise InvalidRequestError(f"{self.name}: no visual cache to use; leave use_cache out, or load it with one")
+        return self._cache is not None if wanted is None else wanted
+
+    def _opened_cache(self) -> VisualCache:
+        with self._cache_lock:
+            if self._cache is None:
+                raise InvalidRequestError(
+                    f"{self.name}: the visual cache was closed while a question was being answered"
+                )
+            if isinstance(self._cache, Path):
+                self._cache = VisualCache.from_features(
+                    read_cache_features(self._cache), fingerprint=self.embedder.fingerprint
+                )
+            return self._cache
+
+    def _prepare(self, questions: Sequence[Question], cache: bool) -> "list[_Prepared | IbllmError]":
+        """Everything up to the language model; all attachments of the batch are embedded together."""
+        opened = [self._opened(question) for question in questions]
+        attachments = [item for each in opened if isinstance(each, list) for item in each]
+        rows = iter(self.embedder.embed_each(attachments))
+        prepared: list[_Prepared | IbllmError] = []
+        for question, each in zip(questions, opened, strict=True):
+            if isinstance(each, IbllmError):
+                prepared.append(each)
+            else:
+                prepared.append(self._mixed(question, each, [next(rows) for _ in each], cache))
+        return prepared
+
+    def _opened(self, question: Question) -> list[Attachment] | IbllmError:
+        """The attachments of a question that can be answered."""
+        try:
+            self._check(question)
+            return [self.access.open(source) for source in question.attachments]
+        except IbllmError as error:
+            return error
+
+    def _check(self, question: Question) -> None:
+        if not question.text.strip():
+            raise InvalidRequestError("the question is empty; ask something, or use describe")
+        _shares(question)
+        limit = self._context_length
+        length = self.processor(question.text, question.context)["input_ids"].shape[1]
+        if length >= limit:
+            raise InvalidRequestError(
+                f"{length:,} tokens of question and context, the model reads and writes {limit:,} in all; shorten them"
+            )
+
+    @property
+    def _context_length(self) -> int:
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    def _mixed(
+        self, question: Question, attachments: list[Attachment], rows: list[Tensor | IbllmError], cache: bool
+    ) -> "_Prepared | IbllmError":
+        vectors = []
+        for row in rows:
+            if isinstance(row, IbllmError):
+                return row
+            vectors.append(row[None])  # (1, E)
+        if not vectors:
+            return _Prepared(question, None, (), False)
+        try:
+            evidence = tuple(
+                self.access.cite(*item)
+                for item in zip(question.attachments, attachments, _shares(question), strict=True)
+            )
+            mix = mix_embeddings(vectors, question.weights)  # (1, E)
+            return _Prepared(question, self._opened_cache().enhance(mix) if cache else mix, evidence, cache)
+        except IbllmError as error:
+            return error
+
+    def _answer(
+        self, batch: "Sequence[_Prepared]", config: GenerationConfig, began: float, **live: Any
+    ) -> list[Answer]:
+        """Let the language model answer; ``live`` is a streamer and what may stop it."""
+        if not batch:
+            return []
+        prompts = self.processor([item.question.text for item in batch], [item.question.context for item in batch]).to(
+            self.model.device
+        )
+        read = prompts["input_ids"].shape[1]  # L, padding included
+        fitting = copy.copy(config)
+        fitting.max_new_tokens = min(config.max_new_tokens, self._context_length - read)
+        ids = self.model.generate(**prompts, **self._embeddings(batch), generation_config=fitting, **live)
+        seconds = time.perf_counter() - began
+        return [
+            self._as_answer(item, row[read:].tolist(), int(mask.sum()), config, seconds)
+            for item, row, mask in zip(batch, ids, prompts["attention_mask"], strict=True)
+        ]
+
+    def _embeddings(self, batch: "Sequence[_Prepared]") -> dict[str, Tensor]:
+        if all(item.embedding is None for item in batch):
+            return {}
+        nothing = torch.zeros(1, self.embedder.dimension)
+        rows = [nothing if item.embedding is None else item.embedding for item in batch]
+        mask = torch.tensor([item.embedding is not None for item in batch])  # (B,)
+        return {"embeddings": torch.cat(rows).to(self.model.device), "embedding_mask": mask}  # (B, E)
+
+    def _as_answer(
+        self, item: "_Prepared", written: list[int], prompt_tokens: int, config: GenerationConfig, seconds: float
+    ) -> Answer:
+        ends = set(end_tokens(config))
+        last = next((place for place, token in enumerate(written) if token in ends), len(written) - 1)
+        return Answer(
+            text=self.processor.decode(written[: last + 1]),
+            question=item.question.text,
+            evidence=item.evidence,
+            model=self.name,
+            cache=item.cache,
+            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=last + 1, seconds=seconds),
+        )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A question whose attachments have become one embedding (1, E), if it has any."""
+
+    question: Question
+    embedding: Tensor | None
+    evidence: tuple[Evidence, ...]
+    cache: bool
+
+
+def _question(
+    text: str, attachments: tuple[Any, ...], weights: Sequence[float] | None, context: str | None
+) -> Question:
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"a question of type {type(text).__name__}, expected text; attachments come after it")
+    try:
+        return Question(text=text, attachments=attachments, weights=weights, context=context)  # type: ignore[arg-type]
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InvalidRequestError(
+            f"{reasons}, expected a sequence of numbers as weights and text as context"
+        ) from error
+
+
+def _shares(question: Question) -> list[float]:
+    """The weights of the attachments, made to add up to 1.
+
+    Raises:
+        InvalidRequestError: they do not fit.
+    """
+    count = len(question.attachments)
+    weights = [1.0] * count if question.weights is None else list(question.weights)
+    if len(weights) != count:
+        raise InvalidRequestError(f"{len(weights)} weights for {count} attachments; give one weight per attachment")
+    if count and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+        raise InvalidRequestError(f"weights {weights}, expected finite, non-negative numbers that are not all zero")
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,124 @@
+"""Arguments that several commands share, and what they mean."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibllm_tools.errors import IbllmError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from ibllm_tools.assistant.access import Access
+    from ibllm_tools.assistant.assistant import Assistant
+    from ibllm_tools.attachments import Attachment
+
+STDIN = "-"
+FILES_HELP = "path, URL (with --allow-fetch) or data URI; - reads a file from stdin"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, where it runs, and what it may open."""
+    group = parser.add_argument_group("model and access")
+    group.add_argument(
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="'mini', the model in this package (default), a converted model's folder, or a hub id (downloads)",
+    )
+    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; CUDA where there is one by default")
+    group.add_argument(
+        "--root",
+        action="append",
+        metavar="DIR",
+        dest="roots",
+        help="open no files but those below DIR; can be given several times",
+    )
+    group.add_argument("--allow-fetch", action="store_true", help="fetch http and https URLs from public addresses")
+
+
+def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the answer is made and printed."""
+    group = parser.add_argument_group("answer")
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object per answer, with evidence, instead of text"
+    )
+    group.add_argument(
+        "--no-cache", action="store_true", help="do not draw the embedding towards images of the visual cache"
+    )
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="length of an answer at most, in tokens")
+    group.add_argument(
+        "--temperature", type=float, metavar="T", help="0 for no randomness, more for more; the model's own by default"
+    )
+
+
+def sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_answer_arguments` says about writing an answer, as arguments of `Assistant.ask`."""
+    return {
+        "use_cache": False if options.no_cache else None,
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+    }
+
+
+def access(options: argparse.Namespace) -> "Access":
+    """What may be opened."""
+    from ibllm_tools.assistant.access import Access
+
+    return Access(roots=options.roots, allow_fetch=options.allow_fetch)
+
+
+def load_assistant(options: argparse.Namespace) -> "Assistant":
+    """The assistant that the options name; no progress bars, no log below errors."""
+    from transformers.utils import logging
+
+    from ibllm_tools.assistant.assistant import Assistant
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return Assistant.load(options.model, device=options.device, access=access(options))
+
+
+def split_weight(argument: str) -> tuple[str, float | None]:
+    """``bell.wav=0.7`` as file and weight. A file of just that name, and the query of a URL, stay whole."""
+    name, sign, number = argument.rpartition("=")
+    is_query = argument.lower().startswith(("http://", "https://")) and "?" in argument
+    if not sign or is_query or _exists(argument):
+        return argument, None
+    try:
+        return name, float(number)
+    except ValueError:
+        return argument, None
+
+
+def open_files(files: Sequence[str], allowed: "Access") -> "list[tuple[str, Attachment | IbllmError]]":
+    """Each file as attachment, or the error why it cannot be used; ``-`` is what comes in on stdin.
+
+    This happens before a model is loaded, so that a wrong name is refused at once.
+
+    Raises:
+        InvalidRequestError: ``-`` is there several times.
+    """
+    if list(files).count(STDIN) > 1:
+        raise InvalidRequestError("- is given several times, but stdin can be read once; pass the file by its path")
+    found: list[tuple[str, Attachment | IbllmError]] = []
+    for file in files:
+        try:
+            found.append((file, _from_stdin(allowed) if file == STDIN else allowed.open(file)))
+        except IbllmError as error:
+            found.append((file, error))
+    return found
+
+
+def _from_stdin(allowed: "Access") -> "Attachment":
+    from ibllm_tools.attachments import Attachment
+
+    # one byte more than allowed shows that there is too much
+    return Attachment(sys.stdin.buffer.read(allowed.limits.max_bytes + 1), name="stdin", limits=allowed.limits)
+
+
+def _exists(argument: str) -> bool:
+    try:
+        return Path(argument).exists()
+    except (OSError, ValueError):
+        return False
