@@ -20,10 +20,14 @@ def load_llama_tokenizer(path: str | Path) -> LlamaTokenizer:
     """Read a SentencePiece BPE model, e.g. LLaMA's ``tokenizer.model``.
 
     Raises:
-        CheckpointError: the file is no SentencePiece model.
+        CheckpointError: the file cannot be read, or is no SentencePiece model.
     """
     try:
-        pieces = list(_pieces(Path(path).read_bytes()))
+        message = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; expected LLaMA's tokenizer.model") from error
+    try:
+        pieces = list(_pieces(message))
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not a SentencePiece model; expected LLaMA's tokenizer.model") from error
     if not pieces:

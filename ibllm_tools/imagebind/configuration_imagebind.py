@@ -11,6 +11,20 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ibllm_tools.media.sniff import Modality
+
+INPUT_NAMES: dict[Modality, str] = {
+    "image": "pixel_values",
+    "video": "pixel_values_videos",
+    "text": "input_ids",
+    "audio": "input_features",
+    "depth": "depth_values",
+    "thermal": "thermal_values",
+    "imu": "imu_values",
+    "point": "point_values",
+}
+"""What the processor makes of a modality, and the model takes, under this name."""
+
 
 @strict
 class ImageBindTowerConfig(PreTrainedConfig):

@@ -35,14 +35,20 @@ def _without_far_ends(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Values within [0, 1], (C, ...) -> (value - mean) / std per channel."""
-    shape = (-1, *(1 for _ in pixels.shape[1:]))
-    return (pixels - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)
+    """Values within [0, 1], (..., C) -> (value - mean) / std per channel."""
+    return (pixels - torch.tensor(mean)) / torch.tensor(std)
+
+
+def normalised_pixels(
+    rgb: NDArray[np.uint8], mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
+) -> Tensor:
+    """Images of their final size: RGB uint8 (..., H, W, 3) -> float32 (..., 3, H, W), normalised per channel."""
+    pixels = torch.from_numpy(np.array(rgb)).float() / 255  # (..., H, W, 3)
+    return normalised(pixels, mean, std).movedim(-1, -3)
 
 
 def pixel_values(
     image: NDArray[np.uint8], size: int = 224, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
 ) -> Tensor:
     """The vision tower's input: RGB uint8 (H, W, 3) -> float32 (3, size, size)."""
-    cropped = torch.from_numpy(centre_resized(image, size).copy())  # (S, S, 3)
-    return normalised(cropped.permute(2, 0, 1).float() / 255, mean, std)
+    return normalised_pixels(centre_resized(image, size), mean, std)

@@ -5,7 +5,7 @@ length, times the modality's logit scale. Several clips of one input are encoded
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from transformers.utils.generic import ModelOutput
 
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError
 from ibllm_tools.imagebind.configuration_imagebind import (
+    INPUT_NAMES,
     ImageBindAudioConfig,
     ImageBindConfig,
     ImageBindDepthConfig,
@@ -26,13 +27,35 @@ from ibllm_tools.imagebind.configuration_imagebind import (
 )
 from ibllm_tools.imagebind.modeling_layers import ConvStem, Encoder, PatchStem
 from ibllm_tools.imagebind.modeling_point import PointBert
+from ibllm_tools.media.sniff import Modality
 
-Modality = Literal["image", "video", "text", "audio", "depth", "thermal", "imu", "point"]
 MAX_LOGIT_SCALE = 100.0
 
 
 class Tower(nn.Module):
-    """What the towers share: tokens -> transformer -> head -> a vector of the joint space.
+    """What ends every tower: a head that projects the pooled token into the joint space, and a scale."""
+
+    def add_head(self, config: ImageBindTowerConfig, width: int, projection_dim: int) -> None:
+        """LayerNorm and projection from ``width``, and the logit scale.
+
+        A trained scale is a parameter, a fixed one a buffer, none at all leaves the embedding a unit vector.
+        """
+        self.post_layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(width, projection_dim, bias=False)
+        scale = None if config.logit_scale_init is None else torch.tensor(config.logit_scale_init)
+        if scale is not None and config.learnable_logit_scale:
+            self.logit_scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("logit_scale", scale)
+
+    def scaled(self, prenorm: Tensor) -> Tensor:
+        """The head's output (B, E) at unit length, times the modality's logit scale (100 at most)."""
+        unit = F.normalize(prenorm, dim=-1)
+        return unit if self.logit_scale is None else unit * self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+
+
+class TokenTower(Tower):
+    """A tower of the usual build: tokens -> transformer -> head.
 
     Subclasses say how values become tokens (:meth:`embed`) and which token is pooled (:meth:`pool`).
     """
@@ -40,17 +63,7 @@ class Tower(nn.Module):
     def __init__(self, config: ImageBindTowerConfig, projection_dim: int) -> None:
         super().__init__()
         self.encoder = Encoder(config)
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(config.hidden_size, projection_dim, bias=False)
-        self.register_logit_scale(config)
-
-    def register_logit_scale(self, config: ImageBindTowerConfig) -> None:
-        """A trained scale is a parameter, a fixed one a buffer, none at all leaves the embedding a unit vector."""
-        scale = None if config.logit_scale_init is None else torch.tensor(config.logit_scale_init)
-        if scale is not None and config.learnable_logit_scale:
-            self.logit_scale = nn.Parameter(scale)
-        else:
-            self.register_buffer("logit_scale", scale)
+        self.add_head(config, config.hidden_size, projection_dim)
 
     def embed(self, values: Tensor) -> Tensor:
         """Input values -> tokens (B, L, D)."""
@@ -65,13 +78,8 @@ class Tower(nn.Module):
         hidden = self.encoder(self.embed(values))  # (B, L, D)
         return self.projection(self.post_layernorm(self.pool(hidden, values)))  # (B, E)
 
-    def scaled(self, prenorm: Tensor) -> Tensor:
-        """The head's output (B, E) at unit length, times the modality's logit scale (100 at most)."""
-        unit = F.normalize(prenorm, dim=-1)
-        return unit if self.logit_scale is None else unit * self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
 
-
-class GridTower(Tower):
+class GridTower(TokenTower):
     """A tower over a grid of patches (all but text, IMU and points), with a class token and a table of positions."""
 
     def __init__(
@@ -153,7 +161,7 @@ class AudioTower(GridTower):
         super().__init__(config, projection_dim, (config.num_mel_bins, config.target_length), config.patch_stride)
 
 
-class ImuTower(Tower):
+class ImuTower(TokenTower):
     """Inertial measurements (B, 6, samples), in windows of ``patch_size`` samples, flattened channel by channel."""
 
     def __init__(self, config: ImageBindImuConfig, projection_dim: int) -> None:
@@ -182,7 +190,7 @@ class ImuTower(Tower):
         return self.projection(self.dropout(self.post_layernorm(self.pool(hidden, values))))
 
 
-class TextTower(Tower):
+class TextTower(TokenTower):
     """Token ids (B, L); causal, pooled at the first end-of-text token (the highest id)."""
 
     def __init__(self, config: ImageBindTextConfig, projection_dim: int) -> None:
@@ -207,13 +215,11 @@ class PointTower(Tower):
     """Point clouds (B, N, 3): Point-BERT, a projection to the head's width, the head (Point-Bind)."""
 
     def __init__(self, config: ImageBindPointConfig, projection_dim: int) -> None:
-        nn.Module.__init__(self)  # Point-BERT brings its own encoder
+        super().__init__()
         self.point_bert = PointBert(config)
         self.point_projection = nn.Parameter(torch.empty(2 * config.hidden_size, config.pooled_size))
-        self.post_layernorm = nn.LayerNorm(config.pooled_size, eps=config.layer_norm_eps)
+        self.add_head(config, config.pooled_size, projection_dim)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.projection = nn.Linear(config.pooled_size, projection_dim, bias=False)
-        self.register_logit_scale(config)
 
     def forward(self, values: Tensor, start_indices: Tensor | None = None) -> Tensor:
         """(B, N, 3) points -> (B, E); ``start_indices`` (B,) start the farthest-point sampling, 0 by default."""
@@ -251,16 +257,6 @@ class ImageBindModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["Block"]  # noqa: RUF012 - transformers reads it as an instance variable
 
-    INPUT_NAMES: ClassVar[dict[Modality, str]] = {
-        "image": "pixel_values",
-        "video": "pixel_values_videos",
-        "text": "input_ids",
-        "audio": "input_features",
-        "depth": "depth_values",
-        "thermal": "thermal_values",
-        "imu": "imu_values",
-        "point": "point_values",
-    }
     _SINGLE_NDIM: ClassVar[dict[Modality, int]] = {
         "image": 4,
         "video": 5,
@@ -292,7 +288,7 @@ class ImageBindModel(PreTrainedModel):
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The modalities that this model has a tower for."""
-        return tuple(name for name in get_args(Modality) if self._tower_of(name) is not None)
+        return tuple(name for name in INPUT_NAMES if self._tower_of(name) is not None)
 
     def _tower_of(self, modality: Modality) -> Tower | None:
         return getattr(self, "vision_model" if modality in ("image", "video") else f"{modality}_model")
@@ -304,8 +300,8 @@ class ImageBindModel(PreTrainedModel):
             InvalidRequestError: there is no such modality.
             IncompatibleModelError: this model has no tower for it.
         """
-        if modality not in get_args(Modality):
-            raise InvalidRequestError(f"unknown modality {modality!r}; expected one of {', '.join(get_args(Modality))}")
+        if modality not in INPUT_NAMES:
+            raise InvalidRequestError(f"unknown modality {modality!r}; expected one of {', '.join(INPUT_NAMES)}")
         tower = self._tower_of(modality)
         if tower is None:
             raise IncompatibleModelError(
@@ -347,7 +343,7 @@ class ImageBindModel(PreTrainedModel):
                 f"{modality} input of shape {tuple(values.shape)}; expected {expected} dimensions, "
                 "or one more for clips"
             )
-        if values.is_floating_point():
+        if values.is_floating_point() and modality != "point":  # its tower groups the points before it rounds them
             values = values.to(self.dtype)
         output = tower(values) if start_indices is None else tower(values, start_indices)  # (B S, E)
         if not prenorm:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.imagebind.configuration_imagebind import (
     ImageBindAudioConfig,
     ImageBindDepthConfig,
@@ -126,7 +127,11 @@ class PatchStem(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, C, H, W), or (B, C, T, H, W) with a temporal kernel -> (B, N, D)."""
-        if self.temporal_kernel is not None and values.shape[2] == 1:
+        if self.temporal_kernel is not None and values.shape[2] != self.temporal_kernel:
+            if values.shape[2] != 1:
+                raise InvalidRequestError(
+                    f"a clip of {values.shape[2]} frames; expected {self.temporal_kernel}, or 1: a still image"
+                )
             values = values.expand(-1, -1, self.temporal_kernel, -1, -1)  # a still image is a clip of equal frames
         return self.norm(self.projection(values).flatten(2).transpose(1, 2))
 

@@ -96,15 +96,20 @@ class PointBert(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.point_norm_eps)
 
     def group(self, points: Tensor, start_indices: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Points (B, N, 3) -> centres (B, G, 3) and neighbours relative to their centre (B, G, K, 3)."""
+        """Points (B, N, 3) -> centres (B, G, 3) and neighbours relative to their centre (B, G, K, 3).
+
+        Both come in the weights' type. They are chosen in float32 at least: half precision confuses near neighbours.
+        """
         if points.shape[1] < self.group_size:
             raise InvalidRequestError(
                 f"a point cloud of {points.shape[1]} points; expected at least {self.group_size} (one group)"
             )
+        dtype = self.class_embedding.dtype
+        points = points.to(torch.promote_types(dtype, torch.float32))
         batch = torch.arange(len(points), device=points.device)
         centres = points[batch[:, None], farthest_point_sampling(points, self.num_groups, start_indices)]
         neighbours = points[batch[:, None, None], nearest_neighbours(centres, points, self.group_size)]
-        return centres, neighbours - centres.unsqueeze(2)
+        return centres.to(dtype), (neighbours - centres.unsqueeze(2)).to(dtype)
 
     def forward(self, points: Tensor, start_indices: Tensor | None = None) -> Tensor:
         """(B, N, 3) -> (B, 2 D)."""

@@ -3,9 +3,8 @@
 This file only orchestrates: ``decoding`` turns an item into an array, ``*_features`` turn arrays into tensors.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, P
 from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.imagebind import audio_features as audio_rules
 from ibllm_tools.imagebind.clip_sampling import clip_spans, sample_ranges
-from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
+from ibllm_tools.imagebind.configuration_imagebind import INPUT_NAMES, ImageBindConfig
 from ibllm_tools.imagebind.decoding import (
     Item,
     Sound,
@@ -42,6 +41,7 @@ from ibllm_tools.imagebind.sensor_features import (
 from ibllm_tools.imagebind.tokenization_imagebind import text_ids
 from ibllm_tools.imagebind.video_features import clip_values
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
+from ibllm_tools.media.sniff import Modality
 
 
 class ImageBindProcessor(ProcessorMixin):
@@ -77,17 +77,6 @@ class ImageBindProcessor(ProcessorMixin):
         >>> inputs = processor(images="dog.jpg", audio=["bark.wav", "rain.mp3"])
         >>> outputs = model(**inputs)
     """
-
-    KEYS: ClassVar[Mapping[str, str]] = {
-        "image": "pixel_values",
-        "text": "input_ids",
-        "audio": "input_features",
-        "video": "pixel_values_videos",
-        "point": "point_values",
-        "depth": "depth_values",
-        "thermal": "thermal_values",
-        "imu": "imu_values",
-    }
 
     def __init__(
         self,
@@ -130,7 +119,7 @@ class ImageBindProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """The keys that a call can return."""
-        return list(self.KEYS.values())
+        return list(INPUT_NAMES.values())
 
     def __call__(
         self,
@@ -169,12 +158,21 @@ class ImageBindProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise InvalidRequestError(f"return_tensors={return_tensors!r}; expected 'pt'")
-        given = dict(zip(self.KEYS, (images, text, audio, videos, points, depth, thermal, imu), strict=True))
+        given: dict[Modality, Item | list[Item]] = {
+            "image": images,
+            "video": videos,
+            "text": text,
+            "audio": audio,
+            "depth": depth,
+            "thermal": thermal,
+            "imu": imu,
+            "point": points,
+        }
         data = {}
         for modality, items in given.items():
             if items is not None:
                 batch = items if isinstance(items, list) and not is_clip_sequence(items) else [items]
-                data[self.KEYS[modality]] = self.process(modality, batch, official=official, limits=limits)
+                data[INPUT_NAMES[modality]] = self.process(modality, batch, official=official, limits=limits)
         if not data:
             raise InvalidRequestError(
                 "nothing to process; pass at least one of images, text, audio, videos, points, ..."
@@ -183,7 +181,7 @@ class ImageBindProcessor(ProcessorMixin):
 
     def process(
         self,
-        modality: str,
+        modality: Modality,
         sources: Sequence[Item],
         *,
         names: Sequence[str | None] | None = None,
@@ -193,7 +191,7 @@ class ImageBindProcessor(ProcessorMixin):
         """Prepare several items of one modality, in their order.
 
         Args:
-            modality: a key of :attr:`KEYS`.
+            modality: what all of them are.
             sources: the items.
             names: the files' names, which tell a cloud in plain numbers (``.xyz``) from other text in bytes.
             official: as in the class; that of the processor by default.
@@ -202,8 +200,8 @@ class ImageBindProcessor(ProcessorMixin):
         Returns:
             The tensor that :meth:`__call__` has for this modality.
         """
-        if modality not in self.KEYS:
-            raise InvalidRequestError(f"unknown modality {modality!r}; expected one of {', '.join(self.KEYS)}")
+        if modality not in INPUT_NAMES:
+            raise InvalidRequestError(f"unknown modality {modality!r}; expected one of {', '.join(INPUT_NAMES)}")
         if not sources:
             raise InvalidRequestError(f"an empty list of {modality} items; expected at least one")
         official = self.official if official is None else official

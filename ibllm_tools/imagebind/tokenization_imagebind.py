@@ -4,12 +4,16 @@ import gzip
 import html
 import itertools
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ftfy
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+
+from ibllm_tools.errors import CheckpointError
+from ibllm_tools.media.source import one_line
 
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
@@ -53,10 +57,22 @@ def clip_tokenizer(merges: Sequence[tuple[str, str]]) -> CLIPTokenizer:
 
 
 def clip_tokenizer_from_bpe(path: str | Path) -> CLIPTokenizer:
-    """The tokenizer of CLIP and ImageBind, from CLIP's ``bpe_simple_vocab_16e6.txt.gz`` (49408 tokens)."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = itertools.islice(lines, 1, 1 + CLIP_MERGES)  # the first line names the version
-        merges = [(left, right) for left, right in (row.split() for row in rows)]
+    """The tokenizer of CLIP and ImageBind, from CLIP's ``bpe_simple_vocab_16e6.txt.gz`` (49408 tokens).
+
+    Raises:
+        CheckpointError: the file is missing or another one.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            rows = itertools.islice(lines, 1, 1 + CLIP_MERGES)  # the first line names the version
+            merges = [(left, right) for left, right in (row.split() for row in rows)]
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error)
+        raise CheckpointError(
+            f"{path}: not readable ({reason}); expected CLIP's bpe_simple_vocab_16e6.txt.gz, download it again"
+        ) from error
+    if not merges:
+        raise CheckpointError(f"{path}: no merges in it; expected CLIP's bpe_simple_vocab_16e6.txt.gz")
     return clip_tokenizer(merges)
 
 

@@ -64,6 +64,7 @@ def clip_values(
     Returns:
         (crops, 3, T, size, size) float32.
     """
-    pixels = normalised(scaled_frames(frames, size), mean, std)
+    channels_last = scaled_frames(frames, size).movedim(0, -1)  # (T, h, w, 3)
+    pixels = normalised(channels_last, mean, std).movedim(-1, 0)  # (3, T, h, w)
     offsets = crop_offsets(pixels.shape[-2], pixels.shape[-1], size, official=official)
     return torch.stack([pixels[..., top : top + size, left : left + size] for top, left in offsets])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError
 from ibllm_tools.imagebind.modeling_imagebind import ImageBindModel
@@ -162,7 +163,8 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
 
     The language model is any decoder of transformers whose layers have ``self_attn.v_proj`` and ``self_attn.o_proj``
     and hand unknown keyword arguments on to them: Llama, Mistral, Qwen2, Qwen3, Gemma, Granite, ... It keeps its own KV
-    cache, attention implementation and quantisation, and its projections may carry peft's LoRA.
+    cache, attention implementation and quantisation, and its projections may carry peft's LoRA. A ``device_map`` may
+    spread it over several devices and offload decoder layers; theirs are then loaded once more for the vectors.
 
     Attributes:
         imagebind: the joint embedding.
@@ -192,9 +194,11 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
         Raises:
             IncompatibleModelError: a decoder that cannot take the injection.
         """
+        attention = language_model.config._attn_implementation
         config = ImageBindLlmConfig(imagebind_config=imagebind.config, text_config=language_model.config, **options)
         model = cls.__new__(cls)
         ImageBindLlmPreTrainedModel.__init__(model, config)
+        language_model.config._attn_implementation = attention  # a configuration unsets it in those nested in it
         model._build(imagebind, language_model)
         if language_model.generation_config is not None:
             model.generation_config = language_model.generation_config
@@ -210,10 +214,13 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
         self.prefix_value_down: nn.Parameter | None = None
         self.prefix_value_up: nn.Parameter | None = None
         self.language_model = language_model
-        for index, attention in enumerate(self.injected_attentions()):
+        attentions = self.injected_attentions()
+        for attention in attentions:  # all of them before the first is changed
+            _require_injectable(attention)
+        for index, attention in enumerate(attentions):
             _open_for_injection(attention, index)
         if rank := self.config.prefix_value_rank:
-            value_size = self.injected_attentions()[0].v_proj.out_features
+            value_size = attentions[0].v_proj.out_features
             self.prefix_value_down = nn.Parameter(torch.empty(layers, rank, hidden_size))
             self.prefix_value_up = nn.Parameter(torch.empty(layers, value_size, rank))
         self.post_init()
@@ -254,23 +261,23 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
             )
         absent = ~embedding_mask.bool().to(embeddings.device)[:, None]  # (B, 1)
         # Masked before and after: whatever stands in an absent row, NaN included, reaches neither output nor gradient.
-        return self._layer_vectors(embeddings.masked_fill(absent, 0.0)).masked_fill(absent[..., None], 0.0)
+        vectors = self._layer_vectors(embeddings.masked_fill(absent, 0.0))
+        return vectors.masked_fill(absent[..., None].to(vectors.device), 0.0)
 
     def _layer_vectors(self, embeddings: Tensor) -> Tensor:  # (B, E) -> (B, N, D)
         bound = self.bind_network(embeddings)  # (B, D)
         vectors = [
-            self._layer_vector(index, attention, bound + self.prefix_queries[index])
+            self._layer_vector(index, attention, bound + self.prefix_queries[index].to(bound.device))
             for index, attention in enumerate(self.injected_attentions())
         ]
-        return torch.stack([vector.to(vectors[0].device) for vector in vectors], dim=1)  # (B, N, D)
+        return torch.stack([vector.to(bound.device) for vector in vectors], dim=1)  # (B, N, D)
 
     def _layer_vector(self, index: int, attention: Any, prefix: Tensor) -> Tensor:  # (B, D) -> (B, D)
-        device = next(attention.o_proj.parameters()).device
-        prefix = prefix.to(device, next(self.get_input_embeddings().parameters()).dtype)
+        prefix = prefix.to(next(self.get_input_embeddings().parameters()).dtype)
         values = _values_without_lora(attention.v_proj, prefix)  # (B, kv heads * head width)
         if self.prefix_value_down is not None and self.prefix_value_up is not None:
             down, up = self.prefix_value_down[index].to(values), self.prefix_value_up[index].to(values)
-            values = values - F.linear(F.linear(prefix, down), up)
+            values = values - F.linear(F.linear(prefix.to(values.device), down), up)
         heads = self.gates.shape[1]
         key_value_heads = getattr(self.config.text_config, "num_key_value_heads", None) or heads
         values = values.unflatten(1, (key_value_heads, -1))  # (B, kv heads, head width)
@@ -278,6 +285,7 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
         gate = torch.tanh(self.gates[index]).to(values)[:, None]  # (heads, 1)
         return _linear_part(attention.o_proj, (gate * values).flatten(1))
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -314,26 +322,35 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
 
         Raises:
             InvalidRequestError: embeddings of another shape, or not one per item.
+            IncompatibleModelError: the decoder drops the vectors on their way to its self-attentions.
         """
+        # A set, because accelerate's hooks copy lists and dicts among the arguments when they move them to a device.
+        injected: set[int] = set()
         if embeddings is not None:
             layer_vectors = self.layer_vectors(embeddings, embedding_mask)
         if layer_vectors is not None:
             _require_one_per_item(layer_vectors, input_ids if input_ids is not None else inputs_embeds)
-            kwargs["layer_vectors"] = layer_vectors
-        unlabelled = labels is not None and not bool((labels[:, 1:] != IGNORED_LABEL).any())
+            kwargs |= {"layer_vectors": layer_vectors, "injected_layers": injected}
         output = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            labels=None if unlabelled else labels,
+            labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
-        if unlabelled:
-            output.loss = output.logits.mean() * 0.0
+        if layer_vectors is not None and not injected:
+            raise IncompatibleModelError(
+                f"{type(self.language_model).__name__} does not hand keyword arguments on to self_attn, so nothing can "
+                "be injected: use another decoder (Llama, Mistral, Qwen3)"
+            )
+        if labels is not None:
+            # On the device, without waiting for it; the mean over no label at all would be undefined.
+            counted = (labels[:, 1:] != IGNORED_LABEL).any().to(output.loss.device)
+            output.loss = torch.where(counted, output.loss, 0.0)
         return output
 
     @torch.no_grad()
@@ -373,12 +390,7 @@ def _require_one_per_item(layer_vectors: Tensor, prompts: Tensor | None) -> None
         )
 
 
-def _open_for_injection(attention: Any, index: int) -> None:
-    """Let a self-attention add ``layer_vectors[:, index]`` to its output.
-
-    The vectors travel as a keyword argument through the decoder, so nothing is shared between threads, and gradient
-    checkpointing sees them again when it recomputes a layer.
-    """
+def _require_injectable(attention: Any) -> None:
     name = type(attention).__name__
     if not (hasattr(attention, "v_proj") and hasattr(attention, "o_proj")):
         raise IncompatibleModelError(
@@ -386,6 +398,14 @@ def _open_for_injection(attention: Any, index: int) -> None:
         )
     if getattr(attention, "injected_layer", None) is not None:
         raise IncompatibleModelError("the language model is already part of another ImageBind-LLM: give it a copy")
+
+
+def _open_for_injection(attention: Any, index: int) -> None:
+    """Let a self-attention add ``layer_vectors[:, index]`` to its output.
+
+    The vectors travel as a keyword argument through the decoder, so nothing is shared between threads, and gradient
+    checkpointing sees them again when it recomputes a layer.
+    """
     attention.injected_layer = index
     attention.register_forward_hook(partial(_add_layer_vector, index), with_kwargs=True)
 
@@ -396,14 +416,16 @@ def _add_layer_vector(
     vectors = kwargs.get("layer_vectors")
     if vectors is None:
         return None
-    return (output[0] + vectors[:, index : index + 1], *output[1:])  # (B, L, D) + (B, 1, D)
+    kwargs["injected_layers"].add(index)
+    vector = vectors[:, index : index + 1].to(output[0].device)  # (B, 1, D)
+    return (output[0] + vector, *output[1:])  # (B, L, D)
 
 
 def _values_without_lora(projection: Any, prefix: Tensor) -> Tensor:
     """The value projection of the prefix, as if the projection had neither bias nor LoRA."""
     values = _linear_part(getattr(projection, "base_layer", projection), prefix)
     for adapter in getattr(projection, "merged_adapters", ()):  # peft may have added its LoRA to the base weights
-        values = values - F.linear(prefix, projection.get_delta_weight(adapter).to(prefix))
+        values = values - F.linear(prefix.to(values.device), projection.get_delta_weight(adapter).to(values))
     return values
 
 
@@ -414,3 +436,6 @@ def _linear_part(projection: Any, inputs: Tensor) -> Tensor:
         return outputs
     bias: Tensor = projection(torch.zeros_like(inputs[:1]))
     return outputs - bias
+
+
+AutoModelForCausalLM.register(ImageBindLlmConfig, ImageBindLlmForConditionalGeneration, exist_ok=True)

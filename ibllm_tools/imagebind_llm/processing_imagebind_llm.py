@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import torch
@@ -150,5 +151,18 @@ def _local_folder(source: str | PathLike[str], hub_options: dict[str, Any]) -> P
 
 
 def _check_template(name: str, template: str, fields: tuple[str, ...]) -> None:
-    if missing := [field for field in fields if field not in template]:
+    try:
+        found = [_as_written(*field) for _, *field in Formatter().parse(template) if field[0] is not None]
+    except ValueError as error:
+        raise InvalidRequestError(f"{name} {template!r}: {error}; write braces of the text twice") from error
+    if missing := [field for field in fields if field not in found]:
         raise InvalidRequestError(f"{name} {template!r} lacks {' and '.join(missing)}")
+    if foreign := [field for field in found if field not in fields]:
+        raise InvalidRequestError(
+            f"{name} {template!r} has {' and '.join(foreign)}, expected only {' and '.join(fields)}; "
+            "write braces of the text twice"
+        )
+
+
+def _as_written(field: str | None, format_spec: str | None, conversion: str | None) -> str:
+    return "{" + f"{field}{'!' + conversion if conversion else ''}{':' + format_spec if format_spec else ''}" + "}"

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ibllm_tools.errors import AttachmentAccessError, CorruptMediaError, LimitExceededError, UnsupportedMediaError
+from ibllm_tools.errors import (
+    AttachmentAccessError,
+    AttachmentError,
+    CorruptMediaError,
+    LimitExceededError,
+    UnsupportedMediaError,
+)
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.source import Source, read_source, source_label
 
@@ -67,6 +73,9 @@ class Siblings:
             raise AttachmentAccessError(
                 f"{label}: the model refers to a file outside its folder; put it beside the model, or export as .glb"
             )
-        return read_source(path, self._limits)
+        try:
+            return read_source(path, self._limits)
+        except AttachmentError as error:
+            raise type(error)(f"{label}: the model refers to another file, {error}") from error
 
     get = __getitem__

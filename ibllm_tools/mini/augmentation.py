@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibllm_tools.imagebind.image_features import CLIP_MEAN, CLIP_STD
 from ibllm_tools.imagebind.sensor_features import disparity, map_values
 from ibllm_tools.mini.architecture import IMAGE_SIZE
 from ibllm_tools.mini.dataset import WorldData
@@ -15,12 +14,6 @@ from ibllm_tools.mini.dataset import WorldData
 LUMINANCE = (0.299, 0.587, 0.114)
 Bound = Literal["audio", "depth", "point"]
 """Modalities that are bound to images by a contrastive stage of their own."""
-
-
-def normalised_images(rgb: NDArray[np.uint8]) -> Tensor:
-    """Images at the tower's size: (B, S, S, 3) uint8 -> (B, 3, S, S) float32, normalised."""
-    pixels = torch.from_numpy(np.array(rgb)).permute(0, 3, 1, 2).float() / 255
-    return (pixels - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
 
 
 def to_grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -47,12 +40,11 @@ def augmented(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
 
 def bound_values(data: WorldData, modality: Bound, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
     """Augmented tower inputs of some scenes: (B, 1, mels, frames), (B, 1, S, S) or (B, P, 3)."""
-    order = np.argsort(np.argsort(rows))
     if modality == "audio":
-        return augmented_mels(data.mels[np.sort(rows)][order].astype(np.float32), rng)
+        return augmented_mels(data.mels[rows].astype(np.float32), rng)
     if modality == "depth":
-        return augmented_depth(data.depth[np.sort(rows)][order].astype(np.float32), rng)
-    return augmented_points(data.points[np.sort(rows)][order].astype(np.float32), rng)
+        return augmented_depth(data.depth[rows].astype(np.float32), rng)
+    return augmented_points(data.points[rows].astype(np.float32), rng)
 
 
 def augmented_mels(mels: NDArray[np.float32], rng: np.random.Generator) -> Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ibllm_tools.imagebind.image_features import normalised_pixels
 from ibllm_tools.imagebind.modeling_imagebind import ImageBindModel
 from ibllm_tools.imagebind.tokenization_imagebind import text_ids
 from ibllm_tools.mini.architecture import TEXT_LENGTH
-from ibllm_tools.mini.augmentation import Bound, augmented, bound_values, normalised_images, to_grey
+from ibllm_tools.mini.augmentation import Bound, augmented, bound_values, to_grey
 from ibllm_tools.mini.dataset import WorldData
 from ibllm_tools.mini.world.catalog import COLOURS
 from ibllm_tools.mini.world.language import captions
@@ -82,7 +83,7 @@ def optimise(
         schedule: length and learning rate.
         loss_of: the loss of a step; draws its own batch, from the number of the step alone.
         description: for the progress bar.
-        checkpoint: file of the unfinished stage; deleted at its end.
+        checkpoint: file of the unfinished stage; the caller deletes it when the finished one is written.
         every: steps between checkpoints.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -118,7 +119,6 @@ def optimise(
                 }
                 torch.save(state, checkpoint.with_suffix(".partial"))
                 checkpoint.with_suffix(".partial").rename(checkpoint)
-    checkpoint.unlink(missing_ok=True)
 
 
 class SceneBatches:
@@ -192,14 +192,14 @@ def train_image_text(
     def loss_of(step: int) -> Tensor:
         rows, rng = batches.draw(step)
         grey = rng.random(len(rows)) < grey_share
-        rgb = data.rgb[np.sort(rows)][np.argsort(np.argsort(rows))]
+        rgb = data.rgb[rows]
         rgb = augmented(rgb, rng)
         rgb[grey] = to_grey(rgb[grey])
         flipped = (rng.random(len(rows)) < 0.5) & np.array([len(data.things[row]) == 1 for row in rows])
         rgb[flipped] = rgb[flipped, :, ::-1]
         texts = [captions(data.things[row], rng, grey=bool(g)) for row, g in zip(rows, grey, strict=True)]
         ids = torch.tensor([text_ids(tokenizer, caption, TEXT_LENGTH) for caption in texts])
-        images = F.normalize(vision(normalised_images(rgb).to(model.device)), dim=-1)
+        images = F.normalize(vision(normalised_pixels(rgb).to(model.device)), dim=-1)
         words = F.normalize(text(ids.to(model.device)), dim=-1)
         scale = text.logit_scale.exp().clamp(max=100)
         return contrastive_loss(images, words, scale, same_things(data, rows, grey).to(model.device))
@@ -215,7 +215,7 @@ def embed_images(model: ImageBindModel, rgb: NDArray[np.uint8], *, grey: bool = 
     chunks = (np.asarray(rgb[start : start + batch_size]) for start in tqdm(starts, desc="embedding images"))
     return torch.cat(
         [
-            F.normalize(vision(normalised_images(to_grey(chunk) if grey else chunk).to(model.device)), dim=-1).cpu()
+            F.normalize(vision(normalised_pixels(to_grey(chunk) if grey else chunk).to(model.device)), dim=-1).cpu()
             for chunk in chunks
         ]
     )

@@ -1,8 +1,10 @@
 """How well the embedded model does on things, sounds and phrasings that it never saw: exact match, greedy decoding."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ibllm_tools.imagebind.clip_sampling import clip_spans
+from ibllm_tools.imagebind.image_features import normalised_pixels
+from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
 from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration, mix_embeddings
 from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
-from ibllm_tools.mini.augmentation import depth_values, normalised_images
+from ibllm_tools.mini.augmentation import depth_values
 from ibllm_tools.mini.dataset import WorldData, build_split
 from ibllm_tools.mini.world.language import (
     KNOWLEDGE_HELD_OUT_KINDS,
@@ -30,8 +35,10 @@ from ibllm_tools.mini.world.scenes import Scene, render_video
 from ibllm_tools.mini.world.scenes import Split as WorldSplit
 from ibllm_tools.store.visual_cache import VisualCache
 
-VIDEO_FPS, VIDEO_SECONDS = 8.0, 3.0
-VIDEO_CLIPS, VIDEO_CLIP_SECONDS = 5, 2.0
+Sensed = Literal["image", "video", "audio", "depth", "point"]
+VIDEO_FPS, VIDEO_SECONDS = 8, 3
+SENSED: tuple[Sensed, ...] = ("image", "audio", "depth", "point")
+"""What every scene of one thing is recorded as; videos are rendered when they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +97,26 @@ class Evaluator:
         self.data, self.cache, self.seed = data, cache, seed
 
     @torch.no_grad()
-    def embed(self, modality: str, rows: NDArray[np.int64], batch_size: int = 128) -> Tensor:
+    def embed(self, modality: Sensed, rows: NDArray[np.int64], batch_size: int = 128) -> Tensor:
         """Unit embeddings of some scenes as one modality hears or sees them: (R, E)."""
         chunks = []
         for start in tqdm(range(0, len(rows), batch_size), desc=f"embedding {modality}", leave=False):
             chunk = rows[start : start + batch_size]
-            chunks.append(F.normalize(self.model.imagebind.encode(modality, self.values(modality, chunk)), dim=-1))
+            values = self.values(modality, chunk).to(self.model.device)
+            chunks.append(F.normalize(self.model.imagebind.encode(modality, values), dim=-1).cpu())
         return torch.cat(chunks)
 
-    def values(self, modality: str, rows: NDArray[np.int64]) -> Tensor:
+    def values(self, modality: Sensed, rows: NDArray[np.int64]) -> Tensor:
         """Tower inputs of some scenes, unaugmented."""
         if modality == "image":
-            return normalised_images(self.data.rgb[rows])
+            return normalised_pixels(self.data.rgb[rows])
         if modality == "audio":
             return torch.from_numpy(self.data.mels[rows].astype(np.float32))[:, None]
         if modality == "depth":
             return depth_values(self.data.depth[rows].astype(np.float32))
         if modality == "point":
             return torch.from_numpy(self.data.points[rows].astype(np.float32))
-        return torch.stack([video_clips(self.data.scene(int(row))) for row in rows])
+        return torch.stack([video_clips(self.data.scene(int(row)), self.processor.imagebind_processor) for row in rows])
 
     def answers(self, questions: Sequence[str], embeddings: Tensor, *, cached: bool, batch_size: int = 64) -> list[str]:
         """Greedy answers to questions about attachments (Q, E)."""
@@ -118,8 +126,10 @@ class Evaluator:
             batch = embeddings[part]
             if cached:
                 batch = self.cache.enhance(batch)
-            inputs = self.processor(questions[part])
-            ids = self.model.generate(**inputs, embeddings=batch, do_sample=False, max_new_tokens=32)
+            inputs = self.processor(questions[part]).to(self.model.device)
+            ids = self.model.generate(
+                **inputs, embeddings=batch.to(self.model.device), do_sample=False, max_new_tokens=32
+            )
             texts += [self.processor.decode(row) for row in ids[:, inputs["input_ids"].shape[1] :]]
         return texts
 
@@ -142,21 +152,29 @@ class Evaluator:
     def table(self, phrasing: Split) -> list[Row]:
         """Every line of the evaluation, with the phrasings of a split."""
         data, single = self.data, self.data.single
-        named = {modality: self.embed(modality, single) for modality in ("image", "audio", "depth", "point")}
-        filmed = single[:: max(1, len(single) // 330)]
+        named: dict[Sensed, Tensor] = {modality: self.embed(modality, single) for modality in SENSED}
+        filmed = np.random.default_rng(self.seed).permutation(single)[:330]
         named["video"] = self.embed("video", filmed, batch_size=32)
-        targets: dict[str, float] = {"image": 0.95, "video": 0.95, "audio": 0.93, "depth": 0.85, "point": 0.85}
+        targets: dict[Sensed, float] = {"image": 0.95, "video": 0.95, "audio": 0.93, "depth": 0.85, "point": 0.85}
         rows = []
         for modality, target in targets.items():
             things = [colourless(data.things[row]) for row in (filmed if modality == "video" else single)]
-            questions = Questions([Task.IDENTIFY] * len(things), things, named[modality], phrasing, modality)  # type: ignore[arg-type]
+            questions = Questions([Task.IDENTIFY] * len(things), things, named[modality], phrasing, modality)
             rows.append(self.share(f"{modality}: what is it?", target, questions))
+        rows.append(self._phrasing_row(rows[0], named["image"]))
         rows += self._picture_rows(named, phrasing)
         rows.append(self._mix_row(named, phrasing))
         rows += self._refusal_rows(named, phrasing)
         return rows
 
-    def _picture_rows(self, named: dict[str, Tensor], phrasing: Split) -> list[Row]:
+    def _phrasing_row(self, held_out: Row, images: Tensor) -> Row:
+        """How much is lost when "what is it?" is asked of an image in words that training never used."""
+        things = [colourless(self.data.things[row]) for row in self.data.single]
+        seen = self.share("", 0, Questions([Task.IDENTIFY] * len(things), things, images, "train", "image"))
+        gaps = seen.plain - held_out.plain, seen.cached - held_out.cached
+        return Row("image: loss on held-out phrasings", 0.05, *gaps, len(things), at_most=True)
+
+    def _picture_rows(self, named: Mapping[Sensed, Tensor], phrasing: Split) -> list[Row]:
         data, single = self.data, self.data.single
         images = named["image"]
         things = [data.things[row] for row in single]
@@ -168,8 +186,6 @@ class Evaluator:
             picked = [things[index] for index in held]
             questions = Questions([task] * len(held), picked, images[held], phrasing, "image")
             rows.append(self.share(f"image, kinds never asked: {name}", 0.85, questions))
-        seen = Questions([Task.IDENTIFY] * len(things), [colourless(t) for t in things], images, "train", "image")
-        rows.append(self.share("image: what is it? (seen phrasings)", 0.95, seen))
         grey = [colourless(data.things[row]) for row in data.greyscale]
         embeddings = self.embed("image", data.greyscale)
         rows.append(
@@ -196,9 +212,9 @@ class Evaluator:
         )
         return rows
 
-    def _mix_row(self, named: dict[str, Tensor], phrasing: Split, count: int = 500) -> Row:
+    def _mix_row(self, named: Mapping[Sensed, Tensor], phrasing: Split, count: int = 500) -> Row:
         rng = np.random.default_rng(self.seed + 1)
-        single, modalities = self.data.single, ("image", "audio", "point", "depth")
+        single = self.data.single
         things: list[tuple[ThingWords, ...]] = []
         embeddings: list[Tensor] = []
         while len(things) < count:
@@ -206,13 +222,13 @@ class Evaluator:
             kinds = [self.data.things[single[index]][0].kind for index in (first, second)]
             if kinds[0] == kinds[1]:
                 continue
-            left, right = (str(name) for name in rng.choice(modalities, 2, replace=False))
+            left, right = (SENSED[index] for index in rng.permutation(len(SENSED))[:2])
             things.append(tuple(ThingWords(kind) for kind in kinds))
             embeddings.append(mix_embeddings([named[left][first : first + 1], named[right][second : second + 1]]))
         questions = Questions([Task.PAIR] * count, things, torch.cat(embeddings), phrasing)
         return self.share("a mix of two attachments: names both", 0.60, questions)
 
-    def _refusal_rows(self, named: dict[str, Tensor], phrasing: Split) -> list[Row]:
+    def _refusal_rows(self, named: Mapping[Sensed, Tensor], phrasing: Split) -> list[Row]:
         data = self.data
         strangers = [data.things[row] for row in data.unknown]
         embeddings = self.embed("image", data.unknown)
@@ -235,24 +251,23 @@ def colourless(things: tuple[ThingWords, ...]) -> tuple[ThingWords, ...]:
     return tuple(ThingWords(thing.kind) for thing in things)
 
 
-def video_clips(scene: Scene, size: int = 64) -> Tensor:
-    """A moving scene as the processor hands it to the vision tower: (clips, 3, 2, S, S)."""
-    frames = render_video(scene, frames=int(VIDEO_FPS * VIDEO_SECONDS), fps=VIDEO_FPS, size=size)
-    starts = np.linspace(0, VIDEO_SECONDS - VIDEO_CLIP_SECONDS, VIDEO_CLIPS)
+def video_clips(scene: Scene, processor: ImageBindProcessor) -> Tensor:
+    """A moving scene as the processor hands it to the vision tower: (clips, 3, T, S, S)."""
+    size, count = processor.image_size, int(VIDEO_FPS * VIDEO_SECONDS)
+    frames = render_video(scene, frames=count, fps=VIDEO_FPS, size=size)
     clips = []
-    for start in starts:
-        first = int(np.ceil(start * VIDEO_FPS))
-        last = min(int(np.ceil((start + VIDEO_CLIP_SECONDS) * VIDEO_FPS)), len(frames)) - 1
-        clips.append(normalised_images(frames[[first, last]]).transpose(0, 1))  # (3, 2, S, S)
+    for start, end in clip_spans(VIDEO_SECONDS, processor.video_clips, processor.clip_seconds):
+        first, last = math.ceil(start * VIDEO_FPS), min(math.ceil(end * VIDEO_FPS), count) - 1
+        picked = np.linspace(first, last, processor.frames_per_clip).astype(int)
+        clips.append(normalised_pixels(frames[picked]).transpose(0, 1))  # (3, T, S, S)
     return torch.stack(clips)
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown."""
+    """The table as Markdown; a target counts as met with the cache on, as the model is shipped."""
     lines = ["| asked | questions | target | cache off | cache on | |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     for row in rows:
-        best = (min if row.at_most else max)(row.plain, row.cached)
-        met = best <= row.target if row.at_most else best >= row.target
+        met = row.cached <= row.target if row.at_most else row.cached >= row.target
         sign = "<=" if row.at_most else ">="
         lines.append(
             f"| {row.name} | {row.count} | {sign} {row.target:.2f} | {row.plain:.3f} | {row.cached:.3f} | "
@@ -272,6 +287,7 @@ def evaluate_folder(model: Path, folder: Path, split: WorldSplit, *, workers: in
     """
     build_split(folder / "data", split, workers=workers)
     loaded = ImageBindLlmForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
+    loaded.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type] # a decorator hides it
     processor = ImageBindLlmProcessor.from_pretrained(model)
     features = load_file(model / "visual_cache.safetensors")["features"].float()
     with VisualCache.from_features(features, fingerprint="mini") as cache:

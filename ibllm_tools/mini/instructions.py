@@ -19,9 +19,10 @@ from ibllm_tools.mini.world.language import (
     may_be_trained_with_attachment,
     text_corpus,
 )
+from ibllm_tools.mini.world.language.corpus import in_context, knowledge
 from ibllm_tools.training.dataset import Example
 
-BLUR = 0.35
+BLUR = 0.45
 """Length of the random vector that is added to an image embedding, so that nearby embeddings read alike."""
 
 OPEN_REQUEST = "Tell me something."
@@ -42,6 +43,10 @@ _PAIR: Shares = {
 _UNKNOWN: Shares = {
     Task.UNKNOWN: 6, Task.IDENTIFY: 3, Task.SOUND: 2, Task.USE: 2, Task.DESCRIBE: 1, Task.COLOUR: 1
 }  # fmt: skip
+
+
+SORTS = (0.33, 0.17, 0.12, 0.10, 0.28)
+"""Shares of the pictures: one thing, one thing in grey, two things, an unknown thing, two pictures in one embedding."""
 
 
 class Drawn:
@@ -79,15 +84,32 @@ class Instructor:
         """An example of the first stage, which aligns images with the language model: naming and describing."""
         return self.about_picture(rng, naming_only=True)
 
-    def instruction(self, rng: np.random.Generator, *, text_share: float = 0.3) -> Example:
-        """An example of the second stage: every task about a picture, and text alone."""
-        if rng.random() < text_share:
-            return from_text(rng)
-        return self.about_picture(rng)
+    def instruction(self, rng: np.random.Generator) -> Example:
+        """An example of the second stage: every task about a picture, text alone, text beside an imagined vector."""
+        sort = rng.choice(3, p=(0.68, 0.14, 0.18))
+        if sort == 0:
+            return self.about_picture(rng)
+        return from_text(rng) if sort == 1 else self.beside_imagined(rng)
+
+    def beside_imagined(self, rng: np.random.Generator) -> Example:
+        """A question that holds all it needs, while a vector of no picture is injected.
+
+        What the language model knows must not depend on what is injected: otherwise the words that follow "It is used
+        for" come out garbled for kinds which were never asked about with an attachment.
+        """
+        question, answer = knowledge(rng) if rng.random() < 0.75 else in_context(rng)
+        return Example(instruction=question, answer=answer, embedding=self.imagined(rng))
+
+    def imagined(self, rng: np.random.Generator) -> Tensor:
+        """A random unit vector (E,) that is spread like the embeddings of pictures, and belongs to none."""
+        rows = rng.integers(0, len(self.colour), 12)
+        shares = torch.from_numpy(rng.standard_normal(len(rows)).astype(np.float32))
+        centre = self.colour[rows].mean(dim=0)
+        return F.normalize(centre + shares @ (self.colour[rows] - centre) / len(rows) ** 0.5, dim=-1)
 
     def about_picture(self, rng: np.random.Generator, *, naming_only: bool = False) -> Example:
         """A question about one picture, or about two pictures in one embedding."""
-        sort = rng.choice(5, p=(0.45, 0.20, 0.15, 0.10, 0.10))
+        sort = rng.choice(5, p=SORTS)
         if sort == 0:
             return self._ask(rng, int(rng.choice(self.data.single)), _ONE_THING, naming_only)
         if sort == 1:
@@ -108,7 +130,8 @@ class Instructor:
         *,
         grey: bool = False,
     ) -> Example:
-        things = self.data.things[row]
+        # An embedding hardly tells left from right, so that two things are named in the order of the alphabet.
+        things = tuple(sorted(self.data.things[row], key=lambda thing: str(thing.kind)))
         if grey:
             things = tuple(thing._replace(colour=None) for thing in things)
         allowed = [
@@ -126,15 +149,13 @@ class Instructor:
         while self.data.things[first][0].kind == self.data.things[second][0].kind:
             second = int(rng.choice(self.data.single))
         weight = float(rng.uniform(0.4, 0.6))
-        embeddings = self.grey if rng.random() < 0.5 else self.colour
-        mixed = weight * blurred(embeddings[first], rng) + (1 - weight) * blurred(embeddings[second], rng)
+        left, right = ((self.grey if rng.random() < 0.5 else self.colour)[row] for row in (first, second))
+        mixed = weight * blurred(left, rng) + (1 - weight) * blurred(right, rng)
         if rng.random() < 0.5:
             mixed = F.normalize(mixed, dim=-1)  # as it leaves the visual cache
-        things = tuple(ThingWords(self.data.things[row][0].kind) for row in sorted((first, second), key=self._name))
+        kinds = sorted(str(self.data.things[row][0].kind) for row in (first, second))
+        things = tuple(ThingWords(kind) for kind in kinds)
         return about(Task.PAIR if rng.random() < 0.7 else Task.IDENTIFY, things, rng, mixed)
-
-    def _name(self, row: int) -> str:
-        return str(self.data.things[row][0].kind)
 
 
 def blurred(embedding: Tensor, rng: np.random.Generator) -> Tensor:

@@ -65,8 +65,8 @@ class Plan:
         }
     )
     language: LanguageStage = field(default_factory=lambda: LanguageStage(_stage(6e-3, 0.05), steps=2600))
-    bind: LanguageStage = field(default_factory=lambda: LanguageStage(_stage(1.6e-2, 0.02), steps=1600))
-    instruct: LanguageStage = field(default_factory=lambda: LanguageStage(_stage(6e-3, 0.02), steps=1600))
+    bind: LanguageStage = field(default_factory=lambda: LanguageStage(_stage(1.6e-2, 0.02), steps=2000))
+    instruct: LanguageStage = field(default_factory=lambda: LanguageStage(_stage(6e-3, 0.02), steps=2400))
     bank: Mapping[str, int] = field(
         default_factory=lambda: {"coloured": 528, "grey": 264, "pairs": 160, "strangers": 72}
     )

@@ -1,12 +1,14 @@
 """The recipe of the embedded model. Every stage leaves a file, and a finished stage is not run again."""
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -41,6 +43,19 @@ from ibllm_tools.training.stages import Stage, prepare_for_stage
 from ibllm_tools.training.trainer import BindingTrainer
 
 SEED = 20230907
+EMBEDDINGS = "image_embeddings"
+SOURCES: dict[str, tuple[str, ...]] = {
+    "image-text": (),
+    EMBEDDINGS: ("image-text",),
+    "audio": (EMBEDDINGS,),
+    "depth": (EMBEDDINGS,),
+    "point": (EMBEDDINGS,),
+    "language": (),
+    "bind": (EMBEDDINGS, "language"),
+    "instruct": (EMBEDDINGS, "language", "bind"),
+}
+"""What each stage is made from."""
+
 SORTS = ("colour", "grey")
 """How the training pictures are embedded: as they are, and without colours."""
 
@@ -92,6 +107,34 @@ class Recipe:
         """The file of a finished stage."""
         return self.folder / f"{name}.safetensors"
 
+    def is_finished(self, name: str) -> bool:
+        """Whether a stage has its file, made from the stages before it as they are now.
+
+        Raises:
+            CheckpointError: it was made from others.
+        """
+        path = self.finished(name)
+        if not path.exists():
+            return False
+        with safe_open(path, "pt") as file:
+            made_from = file.metadata() or {}
+        if made_from != self._sources(name):
+            raise CheckpointError(
+                f"{path} was made from other stages than those beside it; delete it to train it again"
+            )
+        return True
+
+    def finish(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write the file of a stage, all or nothing, with the hashes of the stages that it was made from."""
+        partial = self.finished(name).with_suffix(".partial")
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, partial, self._sources(name))
+        partial.rename(self.finished(name))
+        self.unfinished(name).unlink(missing_ok=True)
+
+    def _sources(self, name: str) -> dict[str, str]:
+        files = {source: self.finished(source) for source in SOURCES[name]}
+        return {source: hashlib.sha256(file.read_bytes()).hexdigest() for source, file in files.items()}
+
     def unfinished(self, name: str) -> Path:
         """The checkpoint of an unfinished stage."""
         return self.folder / f"{name}.checkpoint.pt"
@@ -113,11 +156,16 @@ class Recipe:
             data = self.train_data
             rows = rng.integers(0, len(data), 20_000)
             texts = [captions(data.things[row], rng, grey=bool(rng.random() < 0.2)) for row in rows]
-            train_clip_tokenizer(texts, self.plan.text_vocabulary).save_pretrained(self.folder / "text_tokenizer")
+            self._save_tokenizer("text_tokenizer", train_clip_tokenizer(texts, self.plan.text_vocabulary))
         if not (self.folder / "llm_tokenizer").exists():
             corpus = text_corpus(rng, 40_000)
             lines = [line for item in corpus for line in ((item,) if isinstance(item, str) else item)]
-            train_tokenizer(lines, self.plan.llm_vocabulary).save_pretrained(self.folder / "llm_tokenizer")
+            self._save_tokenizer("llm_tokenizer", train_tokenizer(lines, self.plan.llm_vocabulary))
+
+    def _save_tokenizer(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        partial = self.folder / f"{name}.partial"
+        tokenizer.save_pretrained(partial)
+        partial.rename(self.folder / name)
 
     @cached_property
     def text_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -145,15 +193,15 @@ class Recipe:
     def save_towers(self, name: str, model: ImageBindModel, towers: Iterable[str]) -> None:
         """Write the weights of some towers as the file of a stage."""
         tensors = {
-            f"{tower}_model.{key}": value.contiguous()
+            f"{tower}_model.{key}": value
             for tower in towers
             for key, value in nn.Module.state_dict(getattr(model, f"{tower}_model")).items()
         }
-        save_file(tensors, self.finished(name))
+        self.finish(name, tensors)
 
     def train_image_text(self) -> None:
         """Images with texts, from scratch."""
-        if self.finished("image-text").exists():
+        if self.is_finished("image-text"):
             return
         model = self.imagebind()
         contrastive.train_image_text(
@@ -163,7 +211,7 @@ class Recipe:
 
     def train_bound(self, modality: Bound) -> None:
         """One more modality against the frozen image tower."""
-        if self.finished(modality).exists():
+        if self.is_finished(modality):
             return
         model = self.imagebind("image-text")
         targets = self.image_embeddings("grey")
@@ -190,8 +238,13 @@ class Recipe:
             imagebind, self.llm_tokenizer, prompt_template=template, prompt_template_with_input=with_input
         )
 
-    def model(self, *stages: str) -> ImageBindLlmForConditionalGeneration:
-        """The whole model with the weights of some finished stages, the rest as initialised."""
+    def model(self, *stages: str, complete: bool = False) -> ImageBindLlmForConditionalGeneration:
+        """The whole model with the weights of some finished stages, the rest as initialised.
+
+        Raises:
+            CheckpointError: a stage's file has other weights; or, for a ``complete`` one, no stage has some of them.
+        """
+        loaded: set[str] = set()
         torch.manual_seed(SEED)
         config = imagebind_llm_config(len(self.text_tokenizer), self.llm_tokenizer)
         model = ImageBindLlmForConditionalGeneration(config)
@@ -203,28 +256,29 @@ class Recipe:
                 model = _with_prefix_values(model, weights)
             _, unexpected = model.load_state_dict(weights, strict=False)
             self._refuse(stage, unexpected)
+            loaded |= weights.keys()
+        missing = [key for key in _untied(model.state_dict()) if key not in loaded]
+        if complete and missing:
+            raise CheckpointError(f"no stage has the weights {missing}; run the stages again from the first")
         return model
 
     def train_language(self) -> None:
         """The language model on the world's texts, from scratch."""
-        if self.finished("language").exists():
+        if self.is_finished("language"):
             return
         model = self.model()
         examples = Drawn(from_text, self.plan.language.examples, seed=SEED)
         self._train_stage(model, "language", examples, self.plan.language.recipe, "language")
         weights = {f"language_model.{name}": value for name, value in model.language_model.state_dict().items()}
-        save_file(_untied(weights), self.finished("language"))
+        self.finish("language", _untied(weights))
 
     def image_embeddings(self, sort: Literal["colour", "grey"]) -> Tensor:
         """Unit embeddings of the training pictures as they are, or without colours, (N, E); computed once."""
-        path = self.folder / "image_embeddings.safetensors"
-        if not path.exists():
+        if not self.is_finished(EMBEDDINGS):
             model = self.imagebind("image-text")
             sorts = {name: contrastive.embed_images(model, self.train_data.rgb, grey=name == "grey") for name in SORTS}
-            partial = path.with_suffix(".partial")
-            save_file(sorts, partial)
-            partial.rename(path)
-        return load_file(path)[sort]
+            self.finish(EMBEDDINGS, sorts)
+        return load_file(self.finished(EMBEDDINGS))[sort]
 
     def instructor(self) -> Instructor:
         """What draws examples about the training pictures."""
@@ -232,26 +286,26 @@ class Recipe:
 
     def train_bind(self) -> None:
         """Bind network, prefix queries and gates, on naming and describing pictures."""
-        if self.finished("bind").exists():
+        if self.is_finished("bind"):
             return
         model = self.model("language")
         examples = Drawn(self.instructor().caption, self.plan.bind.examples, seed=SEED + 1)
         self._train_stage(model, "pretrain", examples, self.plan.bind.recipe, "bind")
-        save_file(_part(model, ("bind_network.", "prefix_queries", "gates")), self.finished("bind"))
+        self.finish("bind", _part(model, ("bind_network.", "prefix_queries", "gates")))
 
     def train_instruct(self) -> None:
         """LoRA, biases and norms of the language model, on every task and on text alone; merged at the end."""
-        if self.finished("instruct").exists():
+        if self.is_finished("instruct"):
             return
         model = self.model("language", "bind")
         examples = Drawn(self.instructor().instruction, self.plan.instruct.examples, seed=SEED + 2)
         self._train_stage(model, "finetune", examples, self.plan.instruct.recipe, "instruct")
         merge_lora(model)
-        save_file(_untied(_part(model, ("language_model.", "prefix_value"))), self.finished("instruct"))
+        self.finish("instruct", _untied(_part(model, ("language_model.", "prefix_value"))))
 
     def export(self) -> None:
         """The finished model as a folder that ``from_pretrained`` loads: fp16 weights, processor, visual cache."""
-        model = self.model("image-text", *self.plan.bound, "language", "bind", "instruct").eval()
+        model = self.model("image-text", *self.plan.bound, "language", "bind", "instruct", complete=True).eval()
         generation = GenerationConfig(
             do_sample=False,
             max_new_tokens=48,
@@ -260,6 +314,8 @@ class Recipe:
             pad_token_id=self.llm_tokenizer.pad_token_id,
         )
         model.generation_config = generation
+        for stage in SOURCES:
+            self.is_finished(stage)
         model.half().save_pretrained(self.output)
         self.processor.save_pretrained(self.output)
         save_file({"features": self.bank().half()}, self.output / "visual_cache.safetensors")

@@ -1,4 +1,4 @@
-"""The sample media in ``examples/media``: things, sounds and scenes of the test split, as ordinary files."""
+"""The sample media in ``examples/media``: things, sounds and scenes of the validation split, as ordinary files."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ SEED = 2023
 
 
 def _scene(name: str, kind: str, colour: str, **options: bool) -> Scene:
-    """A scene of the test split; the file's name decides the draw."""
+    """A scene of the validation split; the file's name decides the draw."""
     rng = np.random.default_rng([SEED, *name.encode()])
-    return sample_scene(rng, "test", kinds=[kind], colours=[colour], **options)
+    return sample_scene(rng, "validation", kinds=[kind], colours=[colour], **options)
 
 
 def write_samples(folder: Path) -> list[Path]:
@@ -39,7 +39,7 @@ def write_samples(folder: Path) -> list[Path]:
         write_png(render_scene(_scene(name, kind, colour), size=IMAGE_SIZE).rgb, folder / name)
     grey = render_scene(_scene("robot_grey.png", "robot", "green", greyscale=True), size=IMAGE_SIZE)
     write_png(grey.rgb, folder / "robot_grey.png")
-    stranger = sample_scene(np.random.default_rng(SEED), "test", unknown=True)
+    stranger = sample_scene(np.random.default_rng(SEED), "validation", unknown=True)
     write_png(render_scene(stranger, size=IMAGE_SIZE).rgb, folder / "stranger.png")
     for name, kind, size in (("bell.wav", "bell", 0.8), ("dog.wav", "dog", 0.9), ("small_siren.wav", "siren", 0.62)):
         write_wav(folder / name, record(kind, np.random.default_rng([SEED, *name.encode()]), size=size, seconds=3.0))

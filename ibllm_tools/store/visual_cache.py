@@ -11,7 +11,8 @@ scores and sums are computed here, in float32, from the vectors that come back.
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -145,7 +146,7 @@ class VisualCache:
         the next one starts, so a run that was stopped resumes where it was.
 
         Args:
-            attachments: the images, as attachments or paths.
+            attachments: the images, as attachments or paths; read as they are needed.
             embedder: the cache's encoder.
             batch_size: images per call of the embedder.
             progress: draw a bar where the output is a terminal.
@@ -160,15 +161,16 @@ class VisualCache:
             )
         if batch_size < 1:
             raise InvalidRequestError(f"batch_size={batch_size}: at least 1")
-        images = list(attachments)
+        images = iter(attachments)
+        total = len(attachments) if isinstance(attachments, Sized) else None
         failures: list[ImageFailure] = []
-        added = 0
-        with tqdm(total=len(images), unit="image", disable=None if progress else True) as bar:
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                added += self._add_batch(batch, start, embedder, failures)
+        added = seen = 0
+        with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
+            while batch := list(islice(images, batch_size)):
+                added += self._add_batch(batch, seen, embedder, failures)
+                seen += len(batch)
                 bar.update(len(batch))
-        known = len(images) - added - len(failures)
+        known = seen - added - len(failures)
         return AddReport(
             added=added, known=known, failures=tuple(sorted(failures, key=lambda failure: failure.position))
         )
@@ -207,14 +209,6 @@ class VisualCache:
             StoreError: the cache is empty, closed or cannot be reached.
         """
         return _like(self._enhance(self._rows(embeddings), k, temperature, weight), embeddings)
-
-    def enhance_prenorm(
-        self, embeddings: Vectors, *, k: float = 10, temperature: float = 20.0, weight: float = 0.5
-    ) -> Vectors:
-        """:meth:`enhance` for embeddings whose length matters, as an image generator's: |e| enhance(e / |e|)."""
-        rows = self._rows(embeddings)
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return _like(lengths * self._enhance(_unit(rows), k, temperature, weight), embeddings)
 
     def close(self) -> None:
         """Release the engine and the folder's lock; a cache in memory is gone. Closing twice does nothing."""

@@ -2,7 +2,7 @@
 
 from ibllm_tools.training.checkpoint import load_trainable, save_trainable
 from ibllm_tools.training.dataset import Collator, Example, ExampleDataset
-from ibllm_tools.training.items import caption_item, instruction_item, text_item
+from ibllm_tools.training.items import instruction_item
 from ibllm_tools.training.lora import merge_lora
 from ibllm_tools.training.optimiser import parameter_groups
 from ibllm_tools.training.sampler import SubEpochSampler
@@ -19,13 +19,11 @@ __all__ = [
     "Recipe",
     "Stage",
     "SubEpochSampler",
-    "caption_item",
     "instruction_item",
     "load_trainable",
     "merge_lora",
     "parameter_groups",
     "prepare_for_stage",
     "save_trainable",
-    "text_item",
     "warmup_cosine",
 ]

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.imagebind.decoding import image_array
-from ibllm_tools.imagebind.image_features import normalised
+from ibllm_tools.imagebind.image_features import normalised_pixels
 from ibllm_tools.imagebind_llm.modeling_imagebind_llm import IGNORED_LABEL
 from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
 from ibllm_tools.media.limits import Limits
@@ -97,8 +97,8 @@ class ExampleDataset(Dataset[dict[str, Any]]):
 
     def _pixels(self, image: Any) -> Tensor:
         rules = self.processor.imagebind_processor
-        crop = torch.from_numpy(random_resized_crop(image_array(image, Limits()), rules.image_size).copy())  # (S, S, 3)
-        return normalised(crop.permute(2, 0, 1).float() / 255, rules.image_mean, rules.image_std)
+        crop = random_resized_crop(image_array(image, Limits()), rules.image_size)
+        return normalised_pixels(crop, rules.image_mean, rules.image_std)
 
 
 class Collator:

@@ -18,17 +18,6 @@ class TokenItem(TypedDict):
     labels: list[int]
 
 
-def caption_item(processor: ImageBindLlmProcessor, caption: str, *, max_words: int = 96) -> TokenItem:
-    """A caption as the answer to "Generate caption of this image" (the pretrain stage).
-
-    Args:
-        processor: templates and tokenizer.
-        caption: what the image shows.
-        max_words: tokens that are kept; a longer item is cut and has no end token.
-    """
-    return instruction_item(processor, CAPTION_INSTRUCTION, caption, max_words=max_words)
-
-
 def instruction_item(
     processor: ImageBindLlmProcessor,
     instruction: str,
@@ -57,16 +46,6 @@ def instruction_item(
     ids, prompt_length = _encoded(processor.tokenizer, prompt, answer)
     labels = [IGNORED_LABEL] * min(prompt_length, len(ids)) + ids[prompt_length:]
     return {"input_ids": ids[:max_words], "labels": labels[:max_words]}
-
-
-def text_item(tokenizer: PreTrainedTokenizerBase, text: str, *, max_words: int = 512) -> TokenItem:
-    """Plain text, all of which counts (the language stage).
-
-    Raises:
-        InvalidRequestError: the tokenizer has no end token.
-    """
-    ids = _encoded(tokenizer, "", text)[0][:max_words]
-    return {"input_ids": ids, "labels": list(ids)}
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], int]:

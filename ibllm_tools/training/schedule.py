@@ -52,9 +52,14 @@ RECIPES = {
 
 
 def warmup_cosine(epoch: float, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
-    """The learning rate at a fractional epoch: linear from 0 to ``lr``, then half a cosine down to ``min_lr``."""
+    """The learning rate at a fractional epoch: linear from 0 to ``lr``, then half a cosine down to ``min_lr``.
+
+    Without an epoch after the warm-up it ends at ``lr``.
+    """
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
+    if epochs == warmup_epochs:
+        return lr
     progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -35,7 +35,6 @@ class BindingTrainer(Trainer):
         recipe: batch, learning rate, epochs and so on.
         folder: of the checkpoints, which hold the trainable weights only.
         pad_token_id: fills short sequences.
-        eval_dataset: items of the same kind that are only measured.
         arguments: fields of :class:`transformers.TrainingArguments` that differ from :func:`training_arguments`.
 
     Raises:
@@ -53,7 +52,6 @@ class BindingTrainer(Trainer):
         folder: str | Path,
         *,
         pad_token_id: int = 0,
-        eval_dataset: Dataset[dict[str, Any]] | None = None,
         **arguments: Any,
     ) -> None:
         size = len(dataset)  # type: ignore[arg-type]  # torch declares no length, though a sampler needs one
@@ -67,7 +65,6 @@ class BindingTrainer(Trainer):
             args=training_arguments(recipe, folder, dtype=_frozen_dtype(model), **arguments),
             data_collator=Collator(pad_token_id),
             train_dataset=dataset,
-            eval_dataset=eval_dataset,
         )
 
     def run(self) -> None:

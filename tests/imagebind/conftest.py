@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_adapter import tiny_imagebind_config
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ibllm_tools.checkpoints.imagebind import convert_imagebind_state_dict, imagebind_config_from_state_dict
+from ibllm_tools.checkpoints.imagebind import convert_imagebind_state_dict
 from ibllm_tools.imagebind import ImageBindModel, ImageBindProcessor, clip_tokenizer_from_bpe
-
-HEADS = {"vision": 4, "audio": 5, "text": 2, "depth": 2, "thermal": 3, "imu": 4, "point": 6}
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +20,7 @@ def official_weights(reference: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def model(official_weights: dict[str, Tensor]) -> ImageBindModel:
-    config = imagebind_config_from_state_dict(official_weights, num_attention_heads=HEADS)
-    config.point_config.num_groups, config.point_config.group_size = 32, 16
-    model = ImageBindModel(config).eval()
+    model = ImageBindModel(tiny_imagebind_config(official_weights)).eval()
     model.load_state_dict(convert_imagebind_state_dict(official_weights))
     return model
 

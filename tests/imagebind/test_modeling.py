@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel
 
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError
 from ibllm_tools.imagebind import ImageBindConfig, ImageBindModel
+from ibllm_tools.imagebind.configuration_imagebind import INPUT_NAMES
 from ibllm_tools.imagebind.modeling_point import farthest_point_sampling
 
 TOWERS = ("vision", "text", "audio", "depth", "thermal", "imu")
@@ -216,7 +217,7 @@ def test_each_tower_works_alone(name: str) -> None:
     embedding = model.encode(modality, values)
     assert embedding.shape == (2, 12)
     assert embedding.isfinite().all()
-    output = model(**{ImageBindModel.INPUT_NAMES[modality]: values})
+    output = model(**{INPUT_NAMES[modality]: values})
     assert output[f"{modality}_embeds"].equal(embedding)
 
 
@@ -263,6 +264,19 @@ def test_each_tower_runs_in_half_precision(name: str) -> None:
     assert torch.cosine_similarity(embedding.float(), expected).min() > 0.99
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_groups_points_as_full_precision(model: ImageBindModel, dtype: torch.dtype) -> None:
+    points = torch.rand(2, 2000, 3, generator=torch.Generator().manual_seed(0))
+    half, seen = copy.deepcopy(model.point_model).to(dtype), []
+    half.point_bert.group_embedding.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    centres, groups = model.point_model.point_bert.group(points, None)
+    half_model = copy.deepcopy(model).to(dtype)
+    half_model.point_model = half
+    half_model.get_point_features(points)
+    assert seen[0].equal(groups.to(dtype))
+    assert half.point_bert.group(points, None)[0].equal(centres.to(dtype))
+
+
 def test_half_precision_interpolates_positions_in_full(model: ImageBindModel) -> None:
     half = copy.deepcopy(model).bfloat16()
     embedding = half.get_image_features(torch.rand(1, 3, 112, 112))
@@ -280,6 +294,7 @@ def test_half_precision_interpolates_positions_in_full(model: ImageBindModel) ->
         ("imu", (1, 6, 100), "expected 2000"),
         ("imu", (1, 2, 6, 2000), "expected 3 dimensions"),
         ("point", (1, 5, 3), "at least 16"),
+        ("video", (1, 1, 3, 4, 224, 224), "a clip of 4 frames; expected 2, or 1"),
         ("smell", (1, 2), "unknown modality 'smell'"),
     ],
 )

@@ -1,5 +1,6 @@
 """With ``official=True`` the processor gives what the research code gives (golden tensors), and it round-trips."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from ibllm_tools.errors import CorruptMediaError, InvalidRequestError
-from ibllm_tools.imagebind import ImageBindConfig, ImageBindProcessor
+from ibllm_tools.errors import CheckpointError, CorruptMediaError, InvalidRequestError
+from ibllm_tools.imagebind import ImageBindConfig, ImageBindProcessor, clip_tokenizer_from_bpe
 from ibllm_tools.imagebind.audio_features import log_mel, read_mono, resample
+from ibllm_tools.imagebind.image_features import CLIP_MEAN, CLIP_STD, normalised_pixels
 from ibllm_tools.media.audio import encode_wav, read_audio
 from ibllm_tools.media.video import FrameClip
+
+CUT_GZIP = gzip.compress(b"version\n" + b"a b\n" * 500)[:-12]
 
 IMAGES = ["dog_image.jpg", "car_image.jpg", "portrait_alpha.png", "gray.png"]
 SOUNDS = ["dog_audio.wav", "car_audio.wav", "stereo_44k.wav", "short_8k.wav"]
@@ -262,3 +266,21 @@ def test_nothing_given_is_refused(processor: ImageBindProcessor) -> None:
 def test_other_tensors_are_refused(processor: ImageBindProcessor) -> None:
     with pytest.raises(InvalidRequestError, match="expected 'pt'"):
         processor(text="a", return_tensors="np")
+
+
+def test_pixels_are_normalised_per_channel_in_batches_of_any_shape() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 6, 3), dtype=np.uint8)
+    pixels = normalised_pixels(rgb)
+    assert pixels.shape == (2, 4, 3, 5, 6)
+    expected = (rgb[..., 1] / 255 - CLIP_MEAN[1]) / CLIP_STD[1]
+    np.testing.assert_allclose(pixels[:, :, 1], expected, rtol=1e-5, atol=1e-6)
+    assert pixels[1, 2].equal(normalised_pixels(rgb[1, 2]))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"version\none two three"), CUT_GZIP])
+def test_what_is_no_merge_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "merges.txt.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"merges\.txt\.gz: .*expected CLIP's"):
+        clip_tokenizer_from_bpe(path)

@@ -1,54 +1,27 @@
 """The tiny ImageBind-LLM of the golden fixtures, and tiny models of other families."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from adapter_fixture import Golden
+from golden_adapter import HEADS, NORM_EPS, Golden
 from peft import LoraConfig, inject_adapter_in_model
-from safetensors.torch import load_file
-from transformers import MistralConfig, PreTrainedConfig, Qwen3Config
+from transformers import AutoConfig, PreTrainedConfig
 
-from ibllm_tools.checkpoints.imagebind import imagebind_config_from_state_dict
 from ibllm_tools.checkpoints.imagebind_llm import convert_adapter_state_dict, imagebind_llm_config_from_state_dict
 from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
 from ibllm_tools.imagebind_llm import ImageBindLlmConfig, ImageBindLlmForConditionalGeneration
 
-HEADS = 4
-NORM_EPS = 1e-5
-TOWER_HEADS = {"vision": 4, "audio": 5, "text": 2, "depth": 2, "thermal": 3, "imu": 4, "point": 6}
-
 
 @pytest.fixture(scope="session")
 def golden(reference: Path) -> Golden:
-    adapter, imagebind = reference / "adapter", reference / "imagebind"
-    weights = load_file(adapter / "state_dict.safetensors")
-    weights |= {f"image_bind.{k}": v for k, v in load_file(imagebind / "state_dict.safetensors").items()}
-    inputs = load_file(imagebind / "inputs.safetensors")
-    return Golden(
-        adapter,
-        json.loads((adapter / "fixture.json").read_text(encoding="utf-8")),
-        weights,
-        *(load_file(adapter / f"{name}.safetensors") for name in ("visual", "inference", "training", "image_generate")),
-        {name: value.float() if value.is_floating_point() else value for name, value in inputs.items()},
-    )
+    return Golden.load(reference)
 
 
 @pytest.fixture(scope="session")
-def tiny_imagebind_config(golden: Golden) -> ImageBindConfig:
-    official = {k.removeprefix("image_bind."): v for k, v in golden.weights.items() if k.startswith("image_bind.")}
-    config = imagebind_config_from_state_dict(official, num_attention_heads=TOWER_HEADS)
-    config.point_config.num_groups, config.point_config.group_size = 32, 16  # do not show in the weights
-    return config
-
-
-@pytest.fixture(scope="session")
-def build(
-    golden: Golden, tiny_imagebind_config: ImageBindConfig
-) -> Callable[..., ImageBindLlmForConditionalGeneration]:
+def build(golden: Golden) -> Callable[..., ImageBindLlmForConditionalGeneration]:
     """Build one of the four models of the fixtures; shared between tests unless it is to be ``fresh``."""
     cache: dict[tuple[str, int], ImageBindLlmForConditionalGeneration] = {}
 
@@ -64,7 +37,7 @@ def build(
             num_attention_heads=HEADS,
             norm_eps=NORM_EPS,
             keep_lora=keep_lora,
-            imagebind_config=tiny_imagebind_config,
+            imagebind_config=golden.imagebind_config(),
         )
         model = ImageBindLlmForConditionalGeneration(config)
         if keep_lora:
@@ -80,7 +53,7 @@ def build(
 
 
 def tiny_text_config(family: str = "qwen3", **options: Any) -> PreTrainedConfig:
-    """A tiny decoder with grouped-query attention and three layers."""
+    """A tiny decoder of a family of transformers, with grouped-query attention and three layers."""
     sizes = {
         "vocab_size": 97,
         "hidden_size": 32,
@@ -89,10 +62,11 @@ def tiny_text_config(family: str = "qwen3", **options: Any) -> PreTrainedConfig:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 12,
+        "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
     } | options
-    return {"qwen3": Qwen3Config, "mistral": MistralConfig}[family](**sizes)
+    return AutoConfig.for_model(family, **sizes)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_fixture import Golden
+from golden_adapter import Golden
 
 from ibllm_tools.checkpoints.imagebind_llm import (
     convert_adapter_state_dict,
@@ -103,4 +103,9 @@ def test_tokenizer_gives_the_official_ids(golden: Golden, tmp_path: Path) -> Non
 def test_what_is_no_tokenizer_model_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"expected LLaMA's tokenizer\.model"):
+        load_llama_tokenizer(tmp_path / "tokenizer.model")
+
+
+def test_a_missing_tokenizer_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"No such file.*expected LLaMA's tokenizer\.model"):
         load_llama_tokenizer(tmp_path / "tokenizer.model")

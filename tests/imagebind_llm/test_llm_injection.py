@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, TextIteratorStreamer
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, TextIteratorStreamer
 
 from ibllm_tools.checkpoints.llama_tokenizer import load_llama_tokenizer
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError
@@ -74,6 +75,21 @@ def test_injection_equals_the_formula_written_out(tiny_model: Tiny, family: str)
     expected = reference_logits(model, PROMPT, embeddings())
     torch.testing.assert_close(logits(model, embeddings=embeddings()), expected, atol=1e-4, rtol=1e-5)
     assert (expected - logits(model)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["gemma2", "granite"])
+def test_other_families_take_the_injection(tiny_model: Tiny, family: str) -> None:
+    model = tiny_model(family)
+    assert not torch.equal(logits(model, embeddings=embeddings()), logits(model))
+
+
+def test_a_decoder_that_drops_keyword_arguments_is_refused(tiny_model: Tiny) -> None:
+    model = tiny_model("stablelm", text={"head_dim": 8})
+    assert logits(model).isfinite().all()
+    with pytest.raises(IncompatibleModelError, match=r"StableLmForCausalLM .* nothing can be injected"):
+        model(PROMPT, embeddings=embeddings())
+    with pytest.raises(IncompatibleModelError, match="StableLm"):
+        model.generate(PROMPT, embeddings=embeddings(), max_new_tokens=2)
 
 
 def test_biases_of_the_projections_count_once(tiny_model: Tiny) -> None:
@@ -182,6 +198,31 @@ def test_save_and_load_round_trip(tiny_model: Tiny, tmp_path: Path, tied: bool) 
     assert isinstance(loaded.config, ImageBindLlmConfig)
 
 
+def test_auto_classes_find_it(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(loaded, ImageBindLlmForConditionalGeneration)
+    assert torch.equal(logits(loaded, embeddings=embeddings()), logits(model, embeddings=embeddings()))
+
+
+def test_a_tuple_where_one_is_asked_for(tiny_model: Tiny) -> None:
+    loss, *_ = tiny_model()(PROMPT, embeddings=embeddings(), labels=PROMPT, return_dict=False)
+    assert loss.isfinite()
+
+
+@pytest.mark.filterwarnings("ignore:The following device_map keys:UserWarning")  # single parameters are in it
+def test_layers_may_lie_on_other_devices(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    expected = logits(model, embeddings=embeddings())
+    places = dict.fromkeys(["imagebind", "bind_network", "prefix_queries", "gates", "language_model.lm_head"], "cpu")
+    places |= {f"language_model.model.{name}": "cpu" for name in ("embed_tokens", "norm", "rotary_emb")}
+    places |= {f"language_model.model.layers.{index}": "disk" if index == 1 else "cpu" for index in range(3)}
+    dispatch_model(model, places, main_device="cpu", offload_dir=tmp_path)
+    assert model.injected_attentions()[0].v_proj.weight.is_meta
+    assert torch.equal(logits(model, embeddings=embeddings()), expected)
+
+
 def test_half_precision_runs(tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model()
     model.save_pretrained(tmp_path)
@@ -259,6 +300,15 @@ def test_gradient_checkpointing_changes_nothing(tiny_model: Tiny) -> None:
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
+def test_a_decoder_is_checked_before_it_is_changed(tiny_model: Tiny) -> None:
+    source = tiny_model()
+    language_model = AutoModelForCausalLM.from_config(source.config.text_config)
+    del language_model.model.layers[2].self_attn.v_proj
+    with pytest.raises(IncompatibleModelError, match="has no v_proj"):
+        ImageBindLlmForConditionalGeneration.from_parts(source.imagebind, language_model)
+    assert not any(hasattr(layer.self_attn, "injected_layer") for layer in language_model.model.layers)
+
+
 def test_a_decoder_of_another_build_is_refused(tiny_model: Tiny) -> None:
     text = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=97)
     with pytest.raises(IncompatibleModelError, match="GPT2"):
@@ -303,3 +353,12 @@ def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
 def test_nothing_to_mix_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="at least one"):
         mix_embeddings([])
+
+
+def test_binding_a_language_model_keeps_its_attention() -> None:
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=20
+    )
+    language_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    ImageBindLlmForConditionalGeneration.from_parts(ImageBindModel(ImageBindConfig(projection_dim=8)), language_model)
+    assert language_model.config._attn_implementation == "eager"

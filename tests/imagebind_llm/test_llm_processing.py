@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from adapter_fixture import Golden
+from golden_adapter import Golden
 
 from ibllm_tools.checkpoints.llama_tokenizer import load_llama_tokenizer
 from ibllm_tools.errors import InvalidRequestError, ModelNotFoundError
@@ -63,6 +63,29 @@ def test_bad_requests_are_refused(
 def test_a_template_without_its_field_is_refused(processor: ImageBindLlmProcessor) -> None:
     with pytest.raises(InvalidRequestError, match=r"lacks \{instruction\}"):
         ImageBindLlmProcessor(processor.imagebind_processor, processor.tokenizer, prompt_template="Hello")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{instruction} {input}", r"has \{input\}, expected only \{instruction\}"),
+        ("{instruction} {0}", r"has \{0\}"),
+        ("{instruction} {instruction.__class__}", r"has \{instruction.__class__\}"),
+        ("{instruction:>9}", r"lacks \{instruction\}"),
+        ("{{instruction}}", r"lacks \{instruction\}"),
+        ("{instruction} {", "write braces of the text twice"),
+    ],
+)
+def test_a_template_with_other_fields_is_refused(processor: ImageBindLlmProcessor, template: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        ImageBindLlmProcessor(processor.imagebind_processor, processor.tokenizer, prompt_template=template)
+
+
+def test_a_template_may_hold_braces(processor: ImageBindLlmProcessor) -> None:
+    own = ImageBindLlmProcessor(
+        processor.imagebind_processor, processor.tokenizer, prompt_template="{{x}} {instruction}"
+    )
+    assert own.format_prompt("Why?") == "{x} Why?"
 
 
 def test_a_folder_without_a_processor_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ import pytest
 import trimesh
 from safetensors.numpy import load_file
 
-from ibllm_tools.errors import AttachmentAccessError, CorruptMediaError, LimitExceededError, UnsupportedMediaError
+from ibllm_tools.errors import (
+    AttachmentAccessError,
+    AttachmentNotFoundError,
+    CorruptMediaError,
+    LimitExceededError,
+    UnsupportedMediaError,
+)
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.mesh import decode_points
 
@@ -204,6 +210,11 @@ def test_gltf_reads_nothing_outside_its_folder(tmp_path: Path, uri: str) -> None
     (tmp_path / "in" / "link.bin").symlink_to(tmp_path / "secret.bin")
     with pytest.raises(AttachmentAccessError, match="outside its folder"):
         decode_points(path)
+
+
+def test_gltf_and_its_missing_buffer_are_both_named(tmp_path: Path) -> None:
+    with pytest.raises(AttachmentNotFoundError, match=r"model\.gltf: .*absent\.bin: no such file"):
+        decode_points(separate(tmp_path / "in", "absent.bin"))
 
 
 def test_gltf_as_bytes_has_no_files_beside_it(tmp_path: Path) -> None:

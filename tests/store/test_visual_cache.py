@@ -135,11 +135,6 @@ class TestFormula:
     def test_a_fractional_k_is_cut_as_in_the_research_code(self, cache: VisualCache, queries: np.ndarray) -> None:
         np.testing.assert_array_equal(cache.enhance(queries, k=7.9), cache.enhance(queries, k=7))
 
-    def test_prenorm_keeps_the_length(self, cache: VisualCache, queries: np.ndarray) -> None:
-        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-        enhanced = cache.enhance_prenorm(queries)
-        np.testing.assert_allclose(enhanced, lengths * cache.enhance(queries / lengths), rtol=1e-6)
-
 
 class TestTypes:
     def test_torch_in_torch_out(self, cache: VisualCache, queries: np.ndarray) -> None:
@@ -158,7 +153,6 @@ class TestTypes:
     def test_a_single_vector_stays_single(self, cache: VisualCache, queries: np.ndarray) -> None:
         assert cache.enhance(queries[0]).shape == (WIDTH,)
         assert cache.retrieve(queries[0]).shape == (WIDTH,)
-        assert cache.enhance_prenorm(queries[0]).shape == (WIDTH,)
 
     def test_features_may_be_a_tensor(self, features: np.ndarray) -> None:
         with VisualCache.from_features(torch.from_numpy(features), fingerprint="encoder-a") as cache:
@@ -437,6 +431,17 @@ class TestAddingImages:
         report = empty.add_images([picture("b.png"), picture("c.png"), picture("c.png")], encoder, progress=False)
         assert (report.added, report.known) == (1, 2)
         assert encoder.embedded == ["a.png", "b.png", "c.png"]
+
+    def test_images_are_read_batch_by_batch(self, empty: VisualCache) -> None:
+        held = []
+
+        def images() -> Iterator[Attachment]:
+            for index in range(5):
+                held.append(len(empty))
+                yield picture(f"{index}.png")
+
+        assert empty.add_images(images(), Encoder(), batch_size=2, progress=False).added == 5
+        assert held == [0, 0, 2, 2, 4]
 
     def test_only_images_go_in(self, empty: VisualCache) -> None:
         report = empty.add_images([Attachment.from_text("a bell")], Encoder(), progress=False)

@@ -1,14 +1,13 @@
 """Tiny models and data for the stages."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from training_fixture import HEADS, VOCABULARY, WIDTH, Golden, Model, RandomItems
+from golden_adapter import HEADS
+from training_fixture import VOCABULARY, WIDTH, Model, RandomItems, TrainingGolden
 from transformers import LlamaConfig
 from transformers.utils import logging
 
@@ -20,16 +19,8 @@ from ibllm_tools.imagebind_llm import ImageBindLlmConfig, ImageBindLlmProcessor
 
 
 @pytest.fixture(scope="session")
-def golden(reference: Path) -> Golden:
-    adapter, imagebind = reference / "adapter", reference / "imagebind"
-    weights = load_file(adapter / "state_dict.safetensors")
-    weights |= {f"image_bind.{k}": v for k, v in load_file(imagebind / "state_dict.safetensors").items()}
-    return Golden(
-        json.loads((adapter / "fixture.json").read_text(encoding="utf-8")),
-        weights,
-        load_file(adapter / "training.safetensors"),
-        load_file(imagebind / "inputs.safetensors")["vision"].float(),
-    )
+def golden(reference: Path) -> TrainingGolden:
+    return TrainingGolden.load(reference)
 
 
 @pytest.fixture

@@ -5,24 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from training_fixture import RandomItems, our_name
+from golden_adapter import official_part
+from training_fixture import RandomItems
 
 from ibllm_tools.training import BindingTrainer, Recipe, Stage
 
 CASES: list[tuple[Stage, int]] = [("finetune", 4), ("pretrain", 4), ("pretrain", 2)]
 RECIPE = Recipe(base_learning_rate=0.128, epochs=1, warmup_epochs=0, weight_decay=0.05, max_words=20, batch_size=2)
-
-
-def part(model: nn.Module, official: str, *, gradient: bool = False) -> Tensor:
-    """A parameter, or its gradient, by its official name; of the gates the row of its layer."""
-    parameters = dict(model.named_parameters())
-    parameter = parameters[our_name(official)]
-    value = parameter.grad if gradient else parameter.data
-    assert value is not None, official
-    if official.endswith(".gate"):
-        return value[int(official.split(".")[2]) - (4 - len(value))]
-    return value
 
 
 @pytest.mark.parametrize(("phase", "layers"), CASES)
@@ -42,7 +31,7 @@ def test_losses_gradients_and_three_updates(golden: Any, tmp_path: Path, phase: 
         loss.backward()
         if update == 0:
             for name, expected in facts["grads"].items():
-                found = part(model, name, gradient=True)
+                found = official_part(model, name, gradient=True)
                 assert found.norm().item() == pytest.approx(expected["l2"], rel=1e-4), name
                 assert found.double().sum().item() == pytest.approx(expected["sum"], abs=1e-4 * expected["l2"]), name
         optimiser.step()
@@ -51,7 +40,7 @@ def test_losses_gradients_and_three_updates(golden: Any, tmp_path: Path, phase: 
     for name, expected in facts["adamw"]["param_l2_after"].items():
         if layers == 2 and name.startswith(("llama.layers.0.", "llama.layers.1.")):
             continue  # gates of layers that receive no prefix: the research code has them, we do not
-        assert part(model, name).norm().item() == pytest.approx(expected, rel=1e-5), name
+        assert official_part(model, name).norm().item() == pytest.approx(expected, rel=1e-5), name
 
 
 @pytest.mark.parametrize(("phase", "layers"), CASES)

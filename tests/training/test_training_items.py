@@ -10,8 +10,9 @@ import torch
 
 from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.imagebind_llm import ImageBindLlmProcessor
-from ibllm_tools.training import Collator, Example, ExampleDataset, caption_item, instruction_item, text_item
+from ibllm_tools.training import Collator, Example, ExampleDataset, instruction_item
 from ibllm_tools.training.crops import random_resized_crop
+from ibllm_tools.training.items import CAPTION_INSTRUCTION
 
 
 def filled(ids: list[int], length: int) -> list[int]:
@@ -22,7 +23,7 @@ def filled(ids: list[int], length: int) -> list[int]:
 def official_item(processor: ImageBindLlmProcessor, case: dict[str, Any]) -> dict[str, Any]:
     item, length = case["item"], case["max_words"]
     if case["kind"] == "pretrain":
-        return caption_item(processor, item["caption_as_read"], max_words=length)
+        return instruction_item(processor, CAPTION_INSTRUCTION, item["caption_as_read"], max_words=length)
     if "conversations" in item:
         question, answer = (turn["value"] for turn in item["conversations"][:2])
         return instruction_item(processor, question, answer, max_words=length)
@@ -62,18 +63,10 @@ def test_an_item_whose_prompt_is_cut_counts_nothing(processor: ImageBindLlmProce
     assert item["labels"] == [-100] * 10
 
 
-def test_all_of_a_plain_text_counts(processor: ImageBindLlmProcessor) -> None:
-    item = text_item(processor.tokenizer, "a bell rings")
-    begin, *ids, end = item["input_ids"]
-    assert item["labels"] == item["input_ids"]
-    assert (begin, end) == (1, 2)
-    assert processor.decode(ids) == "a bell rings"
-
-
 def test_a_tokenizer_without_an_end_token_is_refused(processor: ImageBindLlmProcessor) -> None:
     processor.tokenizer.eos_token = None
     with pytest.raises(InvalidRequestError, match="no end token"):
-        text_item(processor.tokenizer, "a bell rings")
+        instruction_item(processor, "What is it?", "a bell rings")
 
 
 def test_a_batch_is_padded_to_its_longest_item_and_marks_attachments() -> None:
@@ -119,7 +112,7 @@ def test_a_dataset_reads_images_and_takes_embeddings(reference: Path, processor:
     ]
     image, embedding, text = (ExampleDataset(examples, processor)[index] for index in range(3))
     assert image["pixel_values"].shape == (3, 32, 32)
-    assert image["input_ids"] == caption_item(processor, "a dog")["input_ids"]
+    assert image["input_ids"] == instruction_item(processor, CAPTION_INSTRUCTION, "a dog")["input_ids"]
     assert embedding["embedding"] is examples[1].embedding
     assert set(text) == {"input_ids", "labels"}
 

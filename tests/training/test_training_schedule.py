@@ -18,6 +18,10 @@ def test_learning_rates_are_the_official_ones(golden: Any) -> None:
             assert found == pytest.approx(expected, rel=1e-12, abs=1e-20)
 
 
+def test_without_an_epoch_after_the_warm_up_it_ends_at_the_peak() -> None:
+    assert [warmup_cosine(epoch, 0.2, 0.01, 1, 1) for epoch in (0, 0.5, 1)] == [0, 0.1, 0.2]
+
+
 def test_the_optimiser_follows_the_schedule_update_by_update() -> None:
     recipe = Recipe(
         base_learning_rate=1,

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from golden_adapter import HEADS, our_name
 from torch import Tensor, nn
-from training_fixture import HEADS, WIDTH, our_name
+from training_fixture import WIDTH
 from transformers import MistralConfig, Qwen3Config
 
 from ibllm_tools.errors import InvalidRequestError, MissingExtraError

@@ -173,7 +173,7 @@ def test_images_without_an_attachment_between_them(golden: Any, tmp_path: Path) 
     model = golden.model("pretrain")
     trainer = BindingTrainer(model, RandomItems(), RECIPE, tmp_path, disable_tqdm=True)
     batch = golden.batch()
-    mixed = batch | {"pixel_values": golden.images[1:], "embedding_mask": torch.tensor([False, True])}
+    mixed = batch | {"pixel_values": golden.inputs["vision"][1:], "embedding_mask": torch.tensor([False, True])}
     rows = [{key: value[index : index + 1] for key, value in batch.items()} for index in range(2)]
     rows[0] = {key: rows[0][key] for key in ("input_ids", "labels")}
     counts = [int((row["labels"][:, 1:] != -100).sum()) for row in rows]

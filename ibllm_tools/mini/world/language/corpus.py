@@ -145,12 +145,12 @@ def text_corpus(rng: np.random.Generator, n: int) -> list[TextItem]:
     captions, 9 % what is said when nothing is attached: small talk, "There is no attachment.", questions about unknown
     things. Only phrasings of the train split occur.
     """
-    writers = (in_context, _statement, _knowledge, _which, _caption, _without_attachment, _outsider, _small_talk)
+    writers = (in_context, _statement, knowledge, _which, _caption, _without_attachment, _outsider, _small_talk)
     shares = (0.56, 0.13, 0.12, 0.04, 0.06, 0.05, 0.02, 0.02)
     return [writers[int(writer)](rng) for writer in rng.choice(len(writers), size=n, p=shares)]
 
 
-def in_context(rng: np.random.Generator) -> TextItem:
+def in_context(rng: np.random.Generator) -> tuple[str, str]:
     """A context that states what is there, a question about it, and the answer that copies from the context."""
     kind_of_scene = rng.random()
     if kind_of_scene < 0.08:
@@ -191,14 +191,14 @@ def _stated(context: str, question: str, rng: np.random.Generator) -> str:
     return f"{question} {context}" if chance(0.15, rng) else f"{context} {question}"
 
 
-def _about_grey(rng: np.random.Generator) -> TextItem:
+def _about_grey(rng: np.random.Generator) -> tuple[str, str]:
     things = tuple(thing._replace(colour=None) for thing in scene(rng, 1))
     task = pick((Task.GREY_COLOUR, Task.GREY_COLOUR, Task.IDENTIFY, Task.SOUND, Task.USE, Task.DESCRIBE), rng)
     question, answer = example(task, things, rng)
     return _stated(pick(_GREY_CONTEXTS, rng).format(noun_phrase(things[0])), question, rng), answer
 
 
-def _about_unknown(rng: np.random.Generator) -> TextItem:
+def _about_unknown(rng: np.random.Generator) -> tuple[str, str]:
     (seen,) = scene(rng, 1)
     thing = ThingWords(None, seen.colour if chance(0.7, rng) else None, seen.size)
     adjective = pick(("strange", "unknown", "odd"), rng)
@@ -210,7 +210,7 @@ def _about_unknown(rng: np.random.Generator) -> TextItem:
     return _stated(context, question, rng), answer
 
 
-def _about_sound(rng: np.random.Generator) -> TextItem:
+def _about_sound(rng: np.random.Generator) -> tuple[str, str]:
     things = tuple(thing._replace(colour=None) for thing in scene(rng, 1))
     task = pick((Task.IDENTIFY, Task.COLOUR, Task.SOUND, Task.USE, Task.DESCRIBE), rng)
     question, answer = example(task, things, rng)
@@ -222,7 +222,8 @@ def _statement(rng: np.random.Generator) -> TextItem:
     return _filled(pick(_STATEMENTS, rng), kind).replace("a {colour}", with_article(colour)).replace("{colour}", colour)
 
 
-def _knowledge(rng: np.random.Generator) -> TextItem:
+def knowledge(rng: np.random.Generator) -> tuple[str, str]:
+    """A question that names a kind and asks for its sound or its use, of every kind of the world."""
     task = pick((Task.SOUND, Task.USE), rng)
     question = pick(PHRASINGS[task]["train"]["named"], rng).replace("{kind}", pick(KIND_NAMES, rng))
     return loosened(question, rng), answer_to(task, (), question)
