@@ -56,6 +56,18 @@ SOURCES: dict[str, tuple[str, ...]] = {
 }
 """What each stage is made from."""
 
+MODEL_CARD = """\
+---
+license: apache-2.0
+---
+# mini: the embedded model of ibllm-tools
+
+An ImageBind-LLM (arXiv 2309.03905) of {parameters:.1f} million parameters for a procedural world of {kinds} kinds of
+things. Weights, tokenizers and the {features:,} image features of its visual cache were made by
+`python -m ibllm_tools.mini train` from data that the same code generates; no other data and no other weights went into
+it. It knows nothing of the real world.
+"""
+
 SORTS = ("colour", "grey")
 """How the training pictures are embedded: as they are, and without colours."""
 
@@ -318,7 +330,11 @@ class Recipe:
             self.is_finished(stage)
         model.half().save_pretrained(self.output)
         self.processor.save_pretrained(self.output)
-        save_file({"features": self.bank().half()}, self.output / "visual_cache.safetensors")
+        bank = self.bank()
+        save_file({"features": bank.half()}, self.output / "visual_cache.safetensors")
+        parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        card = MODEL_CARD.format(parameters=parameters, kinds=len(KIND_NAMES), features=len(bank))
+        (self.output / "README.md").write_text(card, encoding="utf-8")
 
     def bank(self) -> Tensor:
         """The image features of the visual cache, (N, E): kinds in colour, kinds in grey, pairs, strangers."""

@@ -97,12 +97,18 @@ def test_rows_of_the_data_set_belong_together(recipe: Recipe) -> None:
 
 
 def test_held_out_knowledge_is_never_asked_with_an_attachment(recipe: Recipe) -> None:
-    drawn = Drawn(recipe.instructor().instruction, 600, seed=1)
-    attached = [example for example in (drawn[index] for index in range(600)) if example.embedding is not None]
-    parsed = [parse_answer(example.answer) for example in attached]
+    drawn = Drawn(recipe.instructor().about_picture, 600, seed=1)
+    parsed = [parse_answer(drawn[index].answer) for index in range(600)]
     asked = {answer.kinds[0] for answer in parsed if answer.sound or answer.use}
     assert len(asked) > 10
     assert not asked & set(KNOWLEDGE_HELD_OUT_KINDS)
+
+
+def test_an_imagined_vector_belongs_to_no_picture(recipe: Recipe) -> None:
+    instructor = recipe.instructor()
+    imagined = instructor.imagined(np.random.default_rng(3))
+    assert imagined.norm() == pytest.approx(1, abs=1e-5)
+    assert not torch.isclose(instructor.colour @ imagined, torch.ones(()), atol=1e-3).any()
 
 
 def test_the_first_stage_only_names_and_describes(recipe: Recipe) -> None:
@@ -129,6 +135,7 @@ def test_an_interrupted_stage_resumes_where_it_was(tmp_path: Path) -> None:
         return layer.weight.detach().clone()
 
     uninterrupted = run(None)
+    (tmp_path / "stage.pt").unlink()
     with pytest.raises(KeyboardInterrupt):
         run(3)
     assert (tmp_path / "stage.pt").exists()
@@ -154,9 +161,9 @@ def test_half_of_the_batches_show_two_colours_only(recipe: Recipe) -> None:
 
 def test_the_evaluation_covers_every_target_with_the_cache_off_and_on(recipe: Recipe) -> None:
     rows = evaluate_folder(recipe.output, recipe.folder, "validation")
-    assert len(rows) == 14
+    assert len(rows) == 15
     assert all(0 <= share <= 1 for row in rows for share in (row.plain, row.cached))
-    assert markdown(rows).count("\n") == 15
+    assert markdown(rows).count("\n") == 16
 
 
 def test_the_evaluation_films_what_the_pictures_show(recipe: Recipe) -> None:
