@@ -2,7 +2,7 @@
 
 ::
 
-    attachments -> unit embeddings -> weighted mix -> visual cache -> bind network -> language model -> answer
+    attachments -> unit embeddings -> visual cache -> weighted mix -> bind network -> language model -> answer
 """
 
 import asyncio
@@ -321,8 +321,10 @@ class Assistant:
                 self.access.cite(*item)
                 for item in zip(question.attachments, attachments, _shares(question), strict=True)
             )
-            mix = mix_embeddings(vectors, question.weights)  # (1, E)
-            return _Prepared(question, self._opened_cache().enhance(mix) if cache else mix, evidence, cache)
+            if cache:
+                # One by one, before they are mixed: among single pictures, a mix would lose one of its two things.
+                vectors = [row[None] for row in self._opened_cache().enhance(torch.cat(vectors))]
+            return _Prepared(question, mix_embeddings(vectors, question.weights), evidence, cache)
         except IbllmError as error:
             return error
 

@@ -68,5 +68,5 @@ class Plan:
     bind: LanguageStage = field(default_factory=lambda: LanguageStage(_stage(1.6e-2, 0.02), steps=2000))
     instruct: LanguageStage = field(default_factory=lambda: LanguageStage(_stage(6e-3, 0.02), steps=2400))
     bank: Mapping[str, int] = field(
-        default_factory=lambda: {"coloured": 528, "grey": 264, "pairs": 160, "strangers": 72}
+        default_factory=lambda: {"coloured": 1584, "grey": 66, "pairs": 400, "strangers": 300}
     )
