@@ -1,6 +1,7 @@
 """The recipe of the embedded model. Every stage leaves a file, and a finished stage is not run again."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -142,14 +143,19 @@ class Recipe:
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, partial, self._sources(name))
         partial.rename(self.finished(name))
         self.unfinished(name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints(name), ignore_errors=True)
 
     def _sources(self, name: str) -> dict[str, str]:
         files = {source: self.finished(source) for source in SOURCES[name]}
         return {source: hashlib.sha256(file.read_bytes()).hexdigest() for source, file in files.items()}
 
     def unfinished(self, name: str) -> Path:
-        """The checkpoint of an unfinished stage."""
+        """The checkpoint of an unfinished contrastive stage."""
         return self.folder / f"{name}.checkpoint.pt"
+
+    def checkpoints(self, name: str) -> Path:
+        """The checkpoints of an unfinished stage of the language model."""
+        return self.folder / f"{name}.checkpoints"
 
     def render(self) -> None:
         """Draw and render the three splits."""
@@ -362,7 +368,7 @@ class Recipe:
             model,
             ExampleDataset(examples, self.processor, max_words=recipe.max_words),
             recipe,
-            self.folder / f"{name}.checkpoints",
+            self.checkpoints(name),
             pad_token_id=self.llm_tokenizer.pad_token_id,
             save_strategy="steps",
             save_steps=400,

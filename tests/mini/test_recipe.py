@@ -65,6 +65,11 @@ def test_the_shipped_weights_are_half_precision_and_include_the_cache_bank(recip
     assert sum(file.stat().st_size for file in recipe.output.glob("*.safetensors")) <= 16_000_000
 
 
+def test_finished_stages_leave_no_checkpoints(recipe: Recipe) -> None:
+    assert not list(recipe.folder.glob("*checkpoint*"))
+    assert not list(recipe.folder.glob("*.partial"))
+
+
 def test_a_finished_stage_is_not_run_again(recipe: Recipe) -> None:
     before = recipe.finished("audio").stat().st_mtime_ns
     recipe.run(["audio"])
