@@ -43,6 +43,10 @@ PIECE_BYTES = 1 << 20
 SUFFIXES = {"model/gltf-binary": ".glb", "model/obj": ".obj", "model/ply": ".ply", "audio/wav": ".wav", NPY: ".npy"}
 
 
+Roots = str | Path | Sequence[str | Path] | None
+"""The folder or folders that paths must lie in; ``None`` is anywhere."""
+
+
 class Attachment(BaseModel):
     """One thing to look at, listen to or read; immutable, and checked when it is made.
 
@@ -67,7 +71,7 @@ class Attachment(BaseModel):
         modality: Modality | None = None,
         name: str | None = None,
         sample_rate: int | None = None,
-        roots: Sequence[str | Path] | None = None,
+        roots: Roots = None,
         store: "AttachmentStore | None" = None,
         limits: Limits = DEFAULT_LIMITS,
         allow_fetch: bool = False,
@@ -81,7 +85,7 @@ class Attachment(BaseModel):
                 .npy files as anything of their shape.
             name: a file name for messages and citations, and to break ties between types.
             sample_rate: of a sound given as array, (n,) or (channels, n), in Hz.
-            roots: folders that paths must lie in, symbolic links resolved; anywhere by default.
+            roots: folder or folders that paths must lie in, symbolic links resolved; anywhere by default.
             store: where handles are looked up.
             limits: the size is checked before anything is read.
             allow_fetch: whether URLs are fetched.
@@ -231,9 +235,7 @@ class _Opened(NamedTuple):
     modality: Modality | None = None
 
 
-def _open_text(
-    text: str, roots: Sequence[str | Path] | None, store: AttachmentStore | None, limits: Limits, allow_fetch: bool
-) -> _Opened:
+def _open_text(text: str, roots: Roots, store: AttachmentStore | None, limits: Limits, allow_fetch: bool) -> _Opened:
     match = SCHEME.match(text)
     scheme = match[1].lower() if match else ""
     if scheme == "":
@@ -253,15 +255,17 @@ def _open_text(
     return _Opened(fetch(text, limits), unquote(PurePosixPath(urlsplit(text).path).name) or None)
 
 
-def _open_path(path: Path, roots: Sequence[str | Path] | None) -> _Opened:
+def _open_path(path: Path, roots: Roots) -> _Opened:
     try:
         resolved = path.expanduser().resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise AttachmentAccessError(f"{one_line(path)}: not a usable path ({one_line(error)}); check it") from error
-    if roots is not None and not any(resolved.is_relative_to(Path(root).resolve()) for root in roots):
+    # A text is a sequence of texts too: taken as one, "/srv/media" would allow "/", and with it everything.
+    allowed = [roots] if isinstance(roots, str | Path) else roots
+    if allowed is not None and not any(resolved.is_relative_to(Path(root).resolve()) for root in allowed):
         raise AttachmentAccessError(
             f"{one_line(path)}: outside the allowed folders, expected a file below "
-            f"{', '.join(map(str, roots)) or 'none'}; move it there or allow its folder"
+            f"{', '.join(map(str, allowed)) or 'none'}; move it there or allow its folder"
         )
     return _Opened(resolved, path.name)
 

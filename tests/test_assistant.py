@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,6 +244,23 @@ def test_what_cannot_be_answered_comes_back_in_its_place(
 
 def test_an_empty_batch_has_no_answers(assistant: Assistant) -> None:
     assert assistant.ask_batch([]) == []
+
+
+@pytest.mark.parametrize("requests", ["What is it?", ["What is it?", 5], [{"text": "What is it?"}]])
+def test_requests_of_another_type_are_refused(assistant: Assistant, requests: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="a list of questions"):
+        assistant.ask_batch(requests)
+
+
+@pytest.mark.parametrize("sampling", [{"temprature": 1}, {"temperature": "hot"}, {"max_new_tokens": 1.5}])
+def test_settings_that_do_not_exist_or_fit_are_refused(assistant: Assistant, sampling: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError):
+        assistant.ask("What is it?", **sampling)
+
+
+def test_a_question_that_is_no_unicode_is_refused(assistant: Assistant) -> None:
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        assistant.ask("\ud800")
 
 
 # ---- streams

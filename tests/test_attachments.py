@@ -249,3 +249,14 @@ def test_a_changed_file_is_not_kept_under_its_old_hash(store: AttachmentStore, p
     picture.write_bytes(png("L"))
     with pytest.raises(CorruptMediaError, match="changed"):
         store.put(attachment)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_folder_as_roots_is_one_root_and_not_its_letters(tmp_path: Path, kind: type) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside.txt"
+    inside.mkdir()
+    for file in (inside / "note.txt", outside):
+        file.write_text("a bell")
+    assert Attachment(inside / "note.txt", roots=kind(inside)).modality == "text"
+    with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
+        Attachment(outside, roots=kind(inside))

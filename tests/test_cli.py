@@ -13,7 +13,7 @@ from sample_files import broken_files, write_image, write_mesh, write_sound, wri
 from tiny_model import saved_tiny_model
 
 import ibllm_tools
-from ibllm_tools import Answer, Assistant, Limits
+from ibllm_tools import Answer, Assistant, Evidence, Limits, Usage
 from ibllm_tools.assistant.access import Access
 from ibllm_tools.cli import COMMANDS, command_parser, main
 from ibllm_tools.cli.doctor import Report
@@ -324,3 +324,10 @@ def test_the_module_runs_and_a_closed_pipe_is_quiet(model: str, media: SimpleNam
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+def test_the_documentation_names_every_field_of_the_json() -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    for model in (Answer, Evidence, Usage):
+        for field in model.model_fields:
+            assert f"`{field}`" in documented

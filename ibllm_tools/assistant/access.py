@@ -1,12 +1,11 @@
 """What an assistant may open on behalf of whoever asks, and how it cites what it opened."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ibllm_tools.assistant.answer import Evidence
-from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore
+from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore, Roots
 from ibllm_tools.media.audio import probe_audio
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.video import probe_video
@@ -17,13 +16,13 @@ class Access:
     """What may be opened. The defaults suit a person's own files; give roots where an agent chooses the paths.
 
     Attributes:
-        roots: folders that paths must lie in, symbolic links resolved; anywhere by default.
+        roots: folder or folders that paths must lie in, symbolic links resolved; anywhere by default.
         store: where ``att://`` handles are looked up.
         limits: the most that an attachment may hold.
         allow_fetch: whether URLs are fetched.
     """
 
-    roots: Sequence[str | Path] | None = None
+    roots: Roots = None
     store: AttachmentStore | None = None
     limits: Limits = DEFAULT_LIMITS
     allow_fetch: bool = False

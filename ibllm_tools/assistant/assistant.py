@@ -175,6 +175,8 @@ class Assistant:
         """
         if batch_size < 1:
             raise InvalidRequestError(f"batch_size={batch_size}, expected at least 1")
+        if isinstance(requests, str) or not all(isinstance(item, str | Question) for item in requests):
+            raise InvalidRequestError("requests must be a list of questions, each a text or a Question")
         questions = [_question(item, (), None, None) if isinstance(item, str) else item for item in requests]
         config = generation_config(self.model.generation_config, **sampling)
         cache = self._chosen_cache(use_cache)
@@ -294,6 +296,8 @@ class Assistant:
     def _check(self, question: Question) -> None:
         if not question.text.strip():
             raise InvalidRequestError("the question is empty; ask something, or use describe")
+        if not _is_text(question.text) or not _is_text(question.context or ""):
+            raise InvalidRequestError("the question or its context holds half a surrogate pair, expected valid unicode")
         _shares(question)
         limit = self._context_length
         length = self.processor(question.text, question.context)["input_ids"].shape[1]
@@ -386,6 +390,7 @@ def _question(
     if not isinstance(text, str):
         raise InvalidRequestError(f"a question of type {type(text).__name__}, expected text; attachments come after it")
     try:
+        # pydantic makes a tuple of the weights and refuses what is none
         return Question(text=text, attachments=attachments, weights=weights, context=context)  # type: ignore[arg-type]
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
@@ -407,3 +412,12 @@ def _shares(question: Question) -> list[float]:
     if count and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
         raise InvalidRequestError(f"weights {weights}, expected finite, non-negative numbers that are not all zero")
     return [weight / sum(weights) for weight in weights]
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be encoded; JSON may smuggle in halves of surrogate pairs, which cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

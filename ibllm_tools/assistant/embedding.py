@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibllm_tools.attachments import Attachment
-from ibllm_tools.errors import IbllmError, InvalidRequestError
+from ibllm_tools.errors import IbllmError, IncompatibleModelError, InvalidRequestError
 from ibllm_tools.imagebind.modeling_imagebind import ImageBindModel
 from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
@@ -105,7 +105,10 @@ class JointEmbedder:
         return embedded
 
     def _prepared(self, attachment: Attachment) -> Tensor:
-        self.model.tower(attachment.modality)  # before decoding, which may take long
+        try:
+            self.model.tower(attachment.modality)  # before decoding, which may take long
+        except IncompatibleModelError as error:
+            raise IncompatibleModelError(f"{attachment.name}: {error}") from error
         return self.processor.process(
             attachment.modality, [attachment.source], names=[attachment.name], limits=self.limits
         )

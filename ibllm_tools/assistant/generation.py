@@ -31,12 +31,17 @@ def generation_config(
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
+    **unknown: object,
 ) -> GenerationConfig:
     """The model's settings with those of one call.
 
     Raises:
-        InvalidRequestError: a value out of its range.
+        InvalidRequestError: a value out of its range or of another type, or a setting that there is not.
     """
+    if unknown:
+        raise InvalidRequestError(
+            f"unknown setting {', '.join(unknown)}; expected {', '.join(Sampling.__annotations__)}"
+        )
     _check(max_new_tokens, temperature, top_p)
     config = copy.deepcopy(own)
     config.max_new_tokens = max_new_tokens or own.max_new_tokens or DEFAULT_NEW_TOKENS
@@ -60,6 +65,11 @@ def end_tokens(config: GenerationConfig) -> list[int]:
 
 
 def _check(max_new_tokens: int | None, temperature: float | None, top_p: float | None) -> None:
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if value is not None and not isinstance(value, int | float):
+            raise InvalidRequestError(f"{name}={value!r}, expected a number")
+    if max_new_tokens is not None and not isinstance(max_new_tokens, int):
+        raise InvalidRequestError(f"max_new_tokens={max_new_tokens!r}, expected a whole number")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise InvalidRequestError(f"max_new_tokens={max_new_tokens}, expected at least 1")
     if temperature is not None and not 0 <= temperature < math.inf:

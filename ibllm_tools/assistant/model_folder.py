@@ -7,11 +7,10 @@ from pathlib import Path
 from ibllm_tools.errors import ModelNotFoundError
 
 MINI = "mini"
-WEIGHTS_FILE = "model.safetensors"
 CACHE_FILE = "visual_cache.safetensors"
 CACHE_TENSOR = "features"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors", "imagebind/*"]  # no pickles
+HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]  # in subfolders too; no pickles
 
 
 def mini_folder() -> Path:

@@ -74,8 +74,8 @@ def load_assistant(options: argparse.Namespace) -> "Assistant":
 
     from ibllm_tools.assistant.assistant import Assistant
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
     return Assistant.load(options.model, device=options.device, access=access(options))
 
 

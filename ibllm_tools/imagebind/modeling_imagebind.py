@@ -305,8 +305,8 @@ class ImageBindModel(PreTrainedModel):
         tower = self._tower_of(modality)
         if tower is None:
             raise IncompatibleModelError(
-                f"this model cannot embed {modality}; it knows {', '.join(self.modalities)}. "
-                f"Load one with a {modality} tower"
+                f"this model cannot embed {modality}; it knows {', '.join(self.modalities)}; "
+                f"load one that has a tower for {modality}"
             )
         return tower
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from ibllm_tools.errors import UnsupportedMediaError
 from ibllm_tools.imagebind.image_features import CLIP_MEAN, CLIP_STD, normalised
 
-OFFICIAL_CROPS = 3
 MAX_ASPECT_RATIO = 64
 """Of a frame: the scaled frame is held in memory as a whole."""
 

@@ -285,7 +285,7 @@ class ImageBindLlmForConditionalGeneration(ImageBindLlmPreTrainedModel, Generati
         gate = torch.tanh(self.gates[index]).to(values)[:, None]  # (heads, 1)
         return _linear_part(attention.o_proj, (gate * values).flatten(1))
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
+    @can_return_tuple  # type: ignore[untyped-decorator]  # transformers leaves it untyped
     def forward(
         self,
         input_ids: Tensor | None = None,

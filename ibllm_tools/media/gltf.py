@@ -28,7 +28,10 @@ def check_gltf(data: bytes, source: Source, limits: Limits) -> None:
     """
     header = _header(data)
     label = source_label(source)
-    announced = sum(accessor["count"] for accessor in header.get("accessors", []))
+    # In vectors of four, so that a matrix counts as four of them.
+    announced = sum(
+        accessor["count"] * (4 if accessor.get("type") == "MAT4" else 1) for accessor in header.get("accessors", [])
+    )
     allowed = ATTRIBUTES * (limits.max_points + limits.max_faces)
     if announced > allowed:
         raise LimitExceededError(

@@ -27,6 +27,8 @@ MESH_FORMATS = {
     "model/stl": "stl",
     "model/off": "off",
 }
+# possessive, so that a file of blank lines cannot make it try every way to split them
+OFF_SIZES = re.compile(rb"[A-Z]*OFF[^\n]*+\n\s*+(?:#[^\n]*+\n\s*+)*+(\d++)\s++(\d++)")
 OFFICIAL_TYPES = ("model/ply", "model/pcd", "model/xyz", NPY, "model/obj")
 
 
@@ -138,7 +140,7 @@ def _check_announced(data: bytes, mime: str, source: Source, limits: Limits) -> 
         counts = dict(re.findall(rb"element\s+(vertex|face)\s+(\d+)", header))
         _check_size(int(counts.get(b"vertex", 0)), int(counts.get(b"face", 0)), source, limits)
     elif mime == "model/off":
-        sizes = re.search(rb"OFF[^\n]*\n(?:\s*#[^\n]*\n|\s*\n)*\s*(\d+)\s+(\d+)", data)
+        sizes = OFF_SIZES.match(data)
         if sizes:
             _check_size(int(sizes[1]), int(sizes[2]), source, limits)
     elif mime == "model/obj":

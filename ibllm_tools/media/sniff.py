@@ -59,7 +59,7 @@ MAGIC: tuple[tuple[int, bytes, MediaType], ...] = (
 )
 CHUNKED = {b"WEBP": b"RIFF", b"WAVE": b"RIFF RF64", b"AVI ": b"RIFF", b"AIFF": b"FORM", b"AIFC": b"FORM"}
 OBJ_LINE = re.compile(r"(v|vt|vn|vp|f|l|p|o|g|s|mtllib|usemtl|cstype|deg|curv|surf|parm|end|mg|bevel)(\s|$)|#")
-NUMBERS = re.compile(r"[-+]?[\d.]\S*([ \t,;]+[-+\w.]+)*$")
+NUMBERS = re.compile(r"[-+]?[\d.][^\s,;]*+([ \t,;]++[-+\w.]++)*+$")
 
 
 def sniff(source: Source, name: str | None = None) -> MediaType:

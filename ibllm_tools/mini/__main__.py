@@ -1,6 +1,7 @@
 """``python -m ibllm_tools.mini train | evaluate | samples``."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for path in write_samples(options.folder):
                 print(path)
     except IbllmError as error:
-        print(f"{parser.prog}: error: {error}")
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,6 +1,6 @@
 """What the towers see while they train: rows of the data set, varied at random and brought to the towers' inputs."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,9 +11,21 @@ from ibllm_tools.imagebind.sensor_features import disparity, map_values
 from ibllm_tools.mini.architecture import IMAGE_SIZE
 from ibllm_tools.mini.dataset import WorldData
 
+REACH = 4
+"""Pixels by which pictures are moved at most."""
+
 LUMINANCE = (0.299, 0.587, 0.114)
 Bound = Literal["audio", "depth", "point"]
 """Modalities that are bound to images by a contrastive stage of their own."""
+
+
+def moved(pictures: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Each picture moved by up to ``REACH`` pixels, its border repeated: (B, S, S, ...) -> same."""
+    size = pictures.shape[1]
+    margins = [(0, 0), (REACH, REACH), (REACH, REACH), (0, 0)][: pictures.ndim]
+    padded = np.pad(pictures, margins, mode="edge")
+    tops, lefts = rng.integers(0, 2 * REACH + 1, (2, len(pictures)))
+    return np.stack([padded[i, t : t + size, s : s + size] for i, (t, s) in enumerate(zip(tops, lefts, strict=True))])
 
 
 def to_grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -24,12 +36,7 @@ def to_grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def augmented(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Shift by up to 4 pixels, vary brightness and contrast a little, add noise: (B, S, S, 3) uint8 -> same."""
-    batch, size = rgb.shape[:2]
-    padded = np.pad(rgb, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
-    tops, lefts = rng.integers(0, 9, (2, batch))
-    shifted = np.stack(
-        [padded[i, t : t + size, s : s + size] for i, (t, s) in enumerate(zip(tops, lefts, strict=True))]
-    )
+    batch, shifted = len(rgb), moved(rgb, rng)
     contrast = rng.uniform(0.85, 1.15, (batch, 1, 1, 1)).astype(np.float32)
     brightness = rng.uniform(-12, 12, (batch, 1, 1, 1)).astype(np.float32)
     noise = rng.standard_normal(shifted.shape, dtype=np.float32) * rng.uniform(0, 5, (batch, 1, 1, 1)).astype(
@@ -67,12 +74,7 @@ def depth_values(depth: NDArray[np.float32], size: int = IMAGE_SIZE) -> Tensor:
 
 def augmented_depth(depth: NDArray[np.float32], rng: np.random.Generator) -> Tensor:
     """Mirror, shift by up to 4 pixels: (B, S, S) -> (B, 1, S, S)."""
-    padded = np.pad(depth, ((0, 0), (4, 4), (4, 4)), mode="edge")
-    size = depth.shape[1]
-    tops, lefts = rng.integers(0, 9, (2, len(depth)))
-    shifted = np.stack(
-        [padded[i, t : t + size, s : s + size] for i, (t, s) in enumerate(zip(tops, lefts, strict=True))]
-    )
+    shifted = moved(depth, rng)
     mirrored = rng.random(len(depth)) < 0.5
     shifted[mirrored] = shifted[mirrored, :, ::-1]
     return depth_values(shifted)

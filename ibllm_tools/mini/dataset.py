@@ -7,6 +7,7 @@ words; and, for scenes of one thing, a sound of the same kind and size and a poi
 import json
 import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,8 +123,10 @@ def build_split(folder: Path, split: Split, *, composition: Composition | None =
         "points": ((count, NUM_POINTS, 3), np.float16),
     }
     arrays = {name: open_memmap(target / f"{name}.npy", "w+", dtype, shape) for name, (shape, dtype) in shapes.items()}
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
-        rows = pool.imap(_observe, enumerate(scenes), chunksize=32)
+    # Unlike multiprocessing.Pool, an executor reports workers that cannot start, where a pool restarts them for ever.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as executor:
+        rows = executor.map(_observe, enumerate(scenes), chunksize=32)
         for index, row in enumerate(tqdm(rows, total=count, desc=f"rendering {split}", unit="scene")):
             for name, values in row.items():
                 arrays[name][index] = values

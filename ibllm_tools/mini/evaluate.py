@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ibllm_tools.assistant.model_folder import CACHE_FILE, CACHE_TENSOR
 from ibllm_tools.imagebind.clip_sampling import clip_spans
 from ibllm_tools.imagebind.image_features import normalised_pixels
 from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
@@ -314,6 +315,6 @@ def evaluate_folder(model: Path, folder: Path, split: WorldSplit, *, workers: in
     loaded = ImageBindLlmForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
     loaded.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type] # a decorator hides it
     processor = ImageBindLlmProcessor.from_pretrained(model)
-    features = load_file(model / "visual_cache.safetensors")["features"].float()
+    features = load_file(model / CACHE_FILE)[CACHE_TENSOR].float()
     with VisualCache.from_features(features, fingerprint="mini") as cache:
         return Evaluator(loaded, processor, WorldData(folder / "data", split), cache).table(split)

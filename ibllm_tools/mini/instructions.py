@@ -45,7 +45,7 @@ _UNKNOWN: Shares = {
 }  # fmt: skip
 
 
-SORTS = (0.33, 0.17, 0.12, 0.10, 0.28)
+PICTURE_SHARES = (0.33, 0.17, 0.12, 0.10, 0.28)
 """Shares of the pictures: one thing, one thing in grey, two things, an unknown thing, two pictures in one embedding."""
 
 
@@ -109,7 +109,7 @@ class Instructor:
 
     def about_picture(self, rng: np.random.Generator, *, naming_only: bool = False) -> Example:
         """A question about one picture, or about two pictures in one embedding."""
-        sort = rng.choice(5, p=SORTS)
+        sort = rng.choice(5, p=PICTURE_SHARES)
         if sort == 0:
             return self._ask(rng, int(rng.choice(self.data.single)), _ONE_THING, naming_only)
         if sort == 1:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ibllm_tools.assistant.model_folder import CACHE_FILE, CACHE_TENSOR
 from ibllm_tools.errors import CheckpointError, InvalidRequestError
 from ibllm_tools.imagebind.modeling_imagebind import ImageBindModel
 from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
@@ -337,7 +338,7 @@ class Recipe:
         model.half().save_pretrained(self.output)
         self.processor.save_pretrained(self.output)
         bank = self.bank()
-        save_file({"features": bank.half()}, self.output / "visual_cache.safetensors")
+        save_file({CACHE_TENSOR: bank.half()}, self.output / CACHE_FILE)
         parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         card = MODEL_CARD.format(parameters=parameters, kinds=len(KIND_NAMES), features=len(bank))
         (self.output / "README.md").write_text(card, encoding="utf-8")

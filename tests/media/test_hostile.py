@@ -1,6 +1,7 @@
 """Bytes that someone broke on purpose: each decoder answers with one line, whatever they are."""
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -59,6 +60,18 @@ def test_broken_bytes_are_decoded_or_refused_in_one_line(
             data[place] = rng.integers(0, 256)
         with one_line_error(IbllmError):
             decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(b"OFF\n" + b"\n" * 5000 + b"x", "blank.off"), (b"1," * 30_000 + b"1 !", "one_line.xyz")],
+    ids=["blank lines", "a line of numbers"],
+)
+def test_no_text_makes_a_pattern_search_for_ever(data: bytes, name: str, one_line_error: OneLineError) -> None:
+    began = time.perf_counter()
+    with one_line_error(IbllmError):
+        decode_points(data, name=name)
+    assert time.perf_counter() - began < 2
 
 
 @pytest.mark.parametrize(

@@ -178,21 +178,6 @@ def test_noise_moves_the_points():
     assert 0 < np.abs(clean - noisy).mean() < 0.1
 
 
-def test_a_batch_is_stacked_in_order():
-    drawn = [sample_scene(generator(seed), "train") for seed in range(3)]
-    rgb, depth = scenes.render_batch(drawn, size=16, progress=False)
-    assert depth.shape == (3, 16, 16)
-    for image, scene in zip(rgb, drawn, strict=True):
-        np.testing.assert_array_equal(image, scenes.render_scene(scene, size=16).rgb)
-
-
-def test_worker_processes_render_the_same():
-    drawn = [sample_scene(generator(seed), "train") for seed in range(3)]
-    alone, together = (scenes.render_batch(drawn, size=16, workers=n, progress=False) for n in (1, 2))
-    np.testing.assert_array_equal(alone[0], together[0])
-    np.testing.assert_array_equal(alone[1], together[1])
-
-
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
 def test_an_exported_mesh_keeps_its_shape_and_colour(tmp_path: Path, suffix: str):
     trimesh = pytest.importorskip("trimesh")

@@ -1,4 +1,4 @@
-"""The shipped weights on small samples of the test split, from files to answers; `evaluate` prints the full table.
+"""The shipped weights on small samples of the validation split, from files to answers.
 
 The floors leave room for the chance of a small sample; they are far above what an untrained or broken model reaches.
 """
@@ -36,7 +36,7 @@ from ibllm_tools.mini.world.sounds import record, write_wav
 
 WEIGHTS = Path(__file__).parents[2] / "ibllm_tools" / "mini" / "weights"
 MEDIA = Path(__file__).parents[2] / "examples" / "media"
-HELD_OUT_QUESTION = {task: PHRASINGS[task]["test"]["any"][0] for task in (Task.IDENTIFY, Task.SOUND, Task.USE)}
+HELD_OUT_QUESTION = {task: PHRASINGS[task]["validation"]["any"][0] for task in (Task.IDENTIFY, Task.SOUND, Task.USE)}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def assistant() -> Iterator[Assistant]:
 def scenes() -> list[Scene]:
     """Two individuals of each kind that no other split has."""
     rng = np.random.default_rng(404)
-    return [sample_scene(rng, "test", kinds=[kind]) for kind in KIND_NAMES for _ in range(2)]
+    return [sample_scene(rng, "validation", kinds=[kind]) for kind in KIND_NAMES for _ in range(2)]
 
 
 def share_right(
@@ -125,14 +125,14 @@ def test_it_knows_of_kinds_it_was_never_asked_about_with_an_attachment(
 
 def test_it_cannot_tell_the_colour_of_a_grey_picture(assistant: Assistant, tmp_path: Path) -> None:
     rng = np.random.default_rng(406)
-    scenes = [sample_scene(rng, "test", greyscale=True) for _ in range(30)]
+    scenes = [sample_scene(rng, "validation", greyscale=True) for _ in range(30)]
     files = pictures(tmp_path, scenes)
     assert share_right(assistant, Task.GREY_COLOUR, "What colour is it?", files, named(scenes)) >= 0.75
 
 
 def test_it_says_that_it_does_not_know_a_thing_from_outside_its_world(assistant: Assistant, tmp_path: Path) -> None:
     rng = np.random.default_rng(407)
-    scenes = [sample_scene(rng, "test", unknown=True) for _ in range(40)]
+    scenes = [sample_scene(rng, "validation", unknown=True) for _ in range(40)]
     files = pictures(tmp_path, scenes)
     assert share_right(assistant, Task.UNKNOWN, HELD_OUT_QUESTION[Task.IDENTIFY], files, named(scenes)) >= 0.5
 

@@ -5,19 +5,15 @@ map, a video and a point cloud of the same instance belong together. A :class:`S
 seed decides everything around them: pose, camera, light and backdrop. Nothing depends on Python's ``hash``.
 """
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from ibllm_tools.errors import InvalidRequestError, MissingExtraError
 from ibllm_tools.mini.world.catalog import COLOURS, KIND_NAMES
@@ -246,36 +242,6 @@ def point_cloud(instance: Instance, *, points: int = 1024, seed: int, noise: flo
     cloud -= cloud.mean(axis=0)
     farthest = max(float(np.linalg.norm(cloud, axis=1).max()), 1e-9)
     return (cloud / farthest).astype(np.float32)
-
-
-def render_batch(
-    scenes: Sequence[Scene], *, size: int = 64, workers: int = 1, progress: bool = True
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Render many scenes.
-
-    Args:
-        scenes: what to render.
-        size: height and width in pixels.
-        workers: processes; 1 renders in this one. The processes are spawned, so that a script which asks for more
-            than one needs the usual ``if __name__ == "__main__":``.
-        progress: show a progress bar.
-
-    Returns:
-        Images (N, H, W, 3) uint8 and depths (N, H, W) float32 in metres, in the order of the scenes.
-    """
-    rgb = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
-    depth = np.empty((len(scenes), size, size), dtype=np.float32)
-    bar = partial(tqdm, total=len(scenes), desc="rendering", unit="image", disable=not progress)
-    task = partial(render_scene, size=size)
-    if workers <= 1:
-        for index, rendering in enumerate(bar(map(task, scenes))):
-            rgb[index], depth[index] = rendering.rgb, rendering.depth
-        return rgb, depth
-    # Unlike multiprocessing.Pool, an executor reports workers that cannot start, where a pool restarts them for ever.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-        for index, rendering in enumerate(bar(executor.map(task, scenes, chunksize=16))):
-            rgb[index], depth[index] = rendering.rgb, rendering.depth
-    return rgb, depth
 
 
 def export_mesh(instance: Instance, path: Path | str) -> None:
