@@ -3,7 +3,7 @@
 import argparse
 
 from ibllm_tools.cli import options as shared
-from ibllm_tools.errors import IbllmError
+from ibllm_tools.errors import IbllmError, InvalidRequestError
 
 DESCRIPTION = """\
 Ask a question about files. The answer appears as it is written. Several files are mixed into one impression,
@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer the question."""
+    if not options.question.strip():
+        raise InvalidRequestError("the question is empty; ask something, or use ibllm describe")
     pairs = [shared.split_weight(argument) for argument in options.files]
     weights = None
     if any(weight is not None for _, weight in pairs):

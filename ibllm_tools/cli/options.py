@@ -70,6 +70,10 @@ def access(options: argparse.Namespace) -> "Access":
 
 def load_assistant(options: argparse.Namespace) -> "Assistant":
     """The assistant that the options name; no progress bars, no log below errors."""
+    from ibllm_tools.assistant.model_folder import find_model
+
+    find_model(options.model)  # a wrong name is refused before torch is imported, which takes seconds
+
     from transformers.utils import logging
 
     from ibllm_tools.assistant.assistant import Assistant

@@ -2,10 +2,11 @@
 
 Magic bytes decide, so a renamed file is recognised. The name only breaks ties: a text of numbers is a point cloud when
 it is called ``.xyz`` or ``.pts``, and a 16-bit greyscale image is a depth map when its name says ``depth`` (otherwise
-it is an image, unless the caller announces depth).
+it is an image, unless the caller announces depth). Text has no magic bytes: named like media, it is refused.
 """
 
 import codecs
+import mimetypes
 import re
 from collections.abc import Callable
 from io import BytesIO
@@ -19,6 +20,8 @@ from ibllm_tools.media.source import Source, decoding, open_source, source_label
 
 Modality = Literal["image", "video", "audio", "text", "depth", "thermal", "imu", "point"]
 HEAD_BYTES = 1 << 16
+SVG_HEAD = 1024
+SHAPE_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".pcd", ".npy")
 NPY = "application/x-npy"
 READABLE = (
     "an image (PNG, JPEG, WebP, GIF, BMP, TIFF), a sound (WAV, FLAC, Ogg, MP3, M4A, AIFF), a video (MP4, WebM, MKV, "
@@ -80,7 +83,19 @@ def sniff(source: Source, name: str | None = None) -> MediaType:
         found = _by_magic(head, name, source) or _by_container(head, name, file, size) or _by_text(head, name)
     if found is None:
         raise UnsupportedMediaError(f"{source_label(source)}: {_foreign_kind(head)}, expected {READABLE}; convert it")
+    if found.modality == "text" and (promised := _promised(name)):
+        raise UnsupportedMediaError(
+            f"{source_label(source)}: holds text, expected {promised} by its name; rename it to .txt if text is meant"
+        )
     return found
+
+
+def _promised(name: str) -> str | None:
+    """What a file's suffix promises, where that is anything but text."""
+    if name.endswith(SHAPE_SUFFIXES):
+        return "a 3D model"
+    kind = (mimetypes.guess_type(name)[0] or "").partition("/")[0]
+    return {"image": "an image", "audio": "a sound", "video": "a video"}.get(kind)
 
 
 def require(
@@ -175,6 +190,8 @@ def _by_text(head: bytes, name: str) -> MediaType | None:
         return None
     if re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text):
         return None
+    if text.startswith("%PDF") or "<svg" in text[:SVG_HEAD]:
+        return None
     lines = [line.strip() for line in text.splitlines()[: None if len(head) < HEAD_BYTES else -1] if line.strip()]
     if text.lstrip().startswith("{") and '"asset"' in text and re.search(r'"(meshes|buffers|accessors)"\s*:', text):
         return MediaType("point", "model/gltf+json")
@@ -194,4 +211,4 @@ def _foreign_kind(head: bytes) -> str:
     for magic, kind in ((b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP archive or office document"), (b"\x1f\x8b", "gzip")):
         if head.startswith(magic):
             return kind
-    return "unknown binary data"
+    return "an SVG drawing" if b"<svg" in head[:SVG_HEAD] else "unknown binary data"

@@ -127,3 +127,18 @@ def test_a_file_beyond_the_limit_is_not_opened(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(LimitExceededError, match=r"1,099,511,627,776 bytes, the limit is 536,870,912"):
         open_source(path, Limits())
+
+
+@pytest.mark.parametrize("name", ["photo.png", "sound.wav", "clip.mp4", "shape.glb"])
+def test_a_text_that_is_named_like_media_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a red bell")
+    with pytest.raises(UnsupportedMediaError, match=r"holds text, expected .+ by its name; rename it to \.txt"):
+        sniff(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [("%PDF-1.4\n1 0 obj", "a PDF"), ("<?xml version='1.0'?><svg/>", "an SVG")]
+)
+def test_documents_made_of_text_are_refused_by_name(content: str, kind: str) -> None:
+    with pytest.raises(UnsupportedMediaError, match=kind):
+        sniff(content.encode())
