@@ -6,14 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ibllm_tools.assistant.model_folder import mini_folder
-
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.skipif(
-    not (mini_folder() / "config.json").is_file(), reason="the embedded model's weights are not there yet"
-)
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_it_runs(script: Path, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -10,15 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ibllm_tools.assistant.model_folder import mini_folder
-
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 IBLLM = Path(sys.executable).with_name("ibllm")
-
-pytestmark = pytest.mark.skipif(
-    not (mini_folder() / "config.json").is_file(), reason="the embedded model's weights are not there yet"
-)
 
 
 def blocks(language: str) -> list[str]:

@@ -204,6 +204,9 @@ class Evaluator:
         rows = [
             self.share("image: colour", 0.90, Questions([Task.COLOUR] * len(things), things, images, phrasing, "image"))
         ]
+        for task, name in ((Task.YES_NO, "is it a ...?"), (Task.COUNT, "how many things?")):
+            questions = Questions([task] * len(things), [colourless(t) for t in things], images, phrasing, "image")
+            rows.append(self.share(f"image: {name}", None, questions))
         held = [index for index, thing in enumerate(things) if thing[0].kind in KNOWLEDGE_HELD_OUT_KINDS]
         for task, name in ((Task.SOUND, "what sound does it make?"), (Task.USE, "what is it used for?")):
             picked = [things[index] for index in held]

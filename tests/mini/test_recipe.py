@@ -166,9 +166,9 @@ def test_half_of_the_batches_show_two_colours_only(recipe: Recipe) -> None:
 
 def test_the_evaluation_covers_every_target_with_the_cache_off_and_on(recipe: Recipe) -> None:
     rows = evaluate_folder(recipe.output, recipe.folder, "validation")
-    assert len(rows) == 18
+    assert len(rows) == 20
     assert all(0 <= share <= 1 for row in rows for share in (row.plain, row.cached))
-    assert markdown(rows).count("\n") == 19
+    assert markdown(rows).count("\n") == 21
 
 
 def test_the_evaluation_films_what_the_pictures_show(recipe: Recipe) -> None:
