@@ -1,15 +1,19 @@
 """Let an agent hear, watch and look: ImageBind-LLM as a composable plugin.
 
-The public names are imported on first use, so ``import ibllm_tools`` loads neither torch nor chromadb.
+The public names are imported on first use, so ``import ibllm_tools`` loads neither torch nor chromadb. The auto classes
+of transformers know ours from now on.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ibllm_tools.auto_classes import register_with_transformers
+
 if TYPE_CHECKING:
     from ibllm_tools.assistant.access import Access
     from ibllm_tools.assistant.answer import Answer, Evidence, Question, Usage
     from ibllm_tools.assistant.assistant import Assistant
+    from ibllm_tools.assistant.embedding import JointEmbedder
     from ibllm_tools.assistant.streaming import AnswerStream
     from ibllm_tools.attachments import Attachment, AttachmentStore
     from ibllm_tools.errors import IbllmError
@@ -41,6 +45,7 @@ _HOMES = {
     "ImageBindLlmProcessor": "imagebind_llm.processing_imagebind_llm",
     "ImageBindModel": "imagebind.modeling_imagebind",
     "ImageBindProcessor": "imagebind.processing_imagebind",
+    "JointEmbedder": "assistant.embedding",
     "Limits": "media.limits",
     "Question": "assistant.answer",
     "Usage": "assistant.answer",
@@ -63,6 +68,7 @@ __all__ = [
     "ImageBindLlmProcessor",
     "ImageBindModel",
     "ImageBindProcessor",
+    "JointEmbedder",
     "Limits",
     "Question",
     "Usage",
@@ -84,3 +90,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+register_with_transformers()

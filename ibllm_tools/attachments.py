@@ -30,12 +30,13 @@ from ibllm_tools.errors import (
     LimitExceededError,
     StoreError,
     UnsupportedMediaError,
+    one_line,
 )
 from ibllm_tools.media.arrays import encode_array, encode_image
 from ibllm_tools.media.fetch import fetch
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import NPY, MediaType, Modality, sniff
-from ibllm_tools.media.source import Source, one_line, open_source, source_size
+from ibllm_tools.media.source import Source, open_source, source_size
 
 HANDLE = re.compile(r"att://([0-9a-f]{64})")
 SCHEME = re.compile(r"(data(?=:)|[a-z][a-z0-9+.-]+(?=://))", re.IGNORECASE)

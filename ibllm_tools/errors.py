@@ -22,6 +22,14 @@
 A message says what came in, what was expected, and the remedy. The CLI prints it as one line and exits with 2.
 """
 
+import re
+
+
+def one_line(text: object, longest: int = 120) -> str:
+    """The text without line breaks and control characters, shortened: what a message may quote of foreign input."""
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(text)).strip()
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
 
 class IbllmError(Exception):
     """Base of every error that ibllm-tools raises on purpose."""

@@ -9,8 +9,8 @@ from typing import Any, Self
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ibllm_tools.checkpoints.imagebind import imagebind_config_from_state_dict
 from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
+from ibllm_tools.imagebind.official_weights import imagebind_config_from_state_dict
 from ibllm_tools.imagebind_llm import ImageBindLlmForConditionalGeneration
 
 HEADS = 4
@@ -69,11 +69,6 @@ class Golden:
             tuned = re.compile(r"lora|^llama\..*\.bias$")
             weights = {key: value for key, value in weights.items() if not tuned.search(key)}
         return weights
-
-    def imagebind_config(self) -> ImageBindConfig:
-        """The configuration of the tiny joint embedding."""
-        weights = {k.removeprefix("image_bind."): v for k, v in self.weights.items() if k.startswith("image_bind.")}
-        return tiny_imagebind_config(weights)
 
 
 def tiny_imagebind_config(official_weights: dict[str, Tensor]) -> ImageBindConfig:

@@ -24,6 +24,7 @@ NAMES = [
     "ImageBindLlmProcessor",
     "ImageBindModel",
     "ImageBindProcessor",
+    "JointEmbedder",
     "Limits",
     "Question",
     "Usage",

@@ -22,16 +22,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, TextIteratorStreamer
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ibllm_tools.assistant.access import Access
 from ibllm_tools.assistant.answer import Answer, Evidence, Question, Usage
 from ibllm_tools.assistant.embedding import JointEmbedder
 from ibllm_tools.assistant.generation import Sampling, end_tokens, generation_config
 from ibllm_tools.assistant.loading import choose_device, load_model, read_cache_features
-from ibllm_tools.assistant.model_folder import CACHE_FILE, MINI, find_model
+from ibllm_tools.assistant.model_folder import MINI, find_cache, find_model
 from ibllm_tools.assistant.streaming import AnswerStream
 from ibllm_tools.attachments import Attachment
-from ibllm_tools.errors import EncoderMismatchError, IbllmError, InvalidRequestError
+from ibllm_tools.errors import EncoderMismatchError, IbllmError, InvalidRequestError, StoreLockedError
+from ibllm_tools.imagebind.fingerprint import stored_fingerprint
 from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration, mix_embeddings
 from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
 from ibllm_tools.store.visual_cache import VisualCache
@@ -49,9 +51,11 @@ class Assistant:
     Args:
         model: the model, on its device.
         processor: its processor.
-        cache: the visual cache, or the file with the image features that it is built of when it is first needed.
+        cache: the visual cache, which :meth:`close` closes; or what it is opened from when it is first needed, a folder
+            of ChromaDB, the URL of a server, or a file with image features.
         name: what answers call the model.
         access: what may be opened on behalf of whoever asks.
+        fingerprint: the encoder's, where it is known; see :class:`~ibllm_tools.assistant.embedding.JointEmbedder`.
 
     Raises:
         EncoderMismatchError: the cache holds the features of another encoder.
@@ -66,13 +70,16 @@ class Assistant:
         model: ImageBindLlmForConditionalGeneration,
         processor: ImageBindLlmProcessor,
         *,
-        cache: VisualCache | Path | None = None,
+        cache: VisualCache | str | Path | None = None,
         name: str = "custom",
         access: Access = DEFAULT_ACCESS,
+        fingerprint: str | None = None,
     ) -> None:
         self.model, self.processor, self.name, self.access = model, processor, name, access
         model.train(False)
-        self.embedder = JointEmbedder(model.imagebind, processor.imagebind_processor, limits=access.limits)
+        self.embedder = JointEmbedder(
+            model.imagebind, processor.imagebind_processor, limits=access.limits, fingerprint=fingerprint
+        )
         if isinstance(cache, VisualCache) and cache.fingerprint != self.embedder.fingerprint:
             raise EncoderMismatchError(
                 f"the visual cache holds the features of encoder {cache.fingerprint!r}, and this model's is "
@@ -88,7 +95,8 @@ class Assistant:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
-        cache: bool = True,
+        quantization: str | QuantizationConfigMixin | None = None,
+        cache: bool | str | Path = True,
         access: Access = DEFAULT_ACCESS,
     ) -> Self:
         """Load a model.
@@ -97,27 +105,35 @@ class Assistant:
             model: ``"mini"``, the one embedded in the package; a converted model's folder; or a hub id ``owner/name``,
                 the only case in which anything is downloaded.
             device: ``"cpu"``, ``"cuda"``, ...; by default CUDA where there is one.
-            dtype: of the weights; by default as stored, but never float16 on a CPU.
-            cache: whether questions may use the visual cache that the model is shipped with. It is built when the
-                first of them needs it.
+            dtype: of the weights, ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default as stored, but never
+                float16 on a CPU: float32 there, or bfloat16 for files of more than 2 GiB.
+            quantization: ``"int8"`` or ``"int4"`` for the decoder layers of the language model, which the extra
+                ``quantize`` brings; or any quantisation configuration of transformers, which is then applied as it
+                is: leave ``imagebind``, ``bind_network`` and the output head out of it. By default none.
+            cache: whether questions may use the visual cache that the model is shipped with; or the folder of one in
+                ChromaDB, or its server (``"http://host:port"``). The first question that needs it opens it, and gets a
+                StoreError where that fails: of another encoder, owned by another process, not reachable.
             access: what may be opened.
 
         Raises:
             ModelNotFoundError: there is no such model.
             IncompatibleModelError: a model of another kind.
             CheckpointError, ModelError: its files are damaged.
-            InvalidRequestError: no such device.
+            InvalidRequestError: no such device, type or quantisation.
+            MissingExtraError: the quantisation's library is not installed.
+            StoreError: there is no visual cache in the folder that was named.
         """
         chosen = choose_device(device)
         folder = find_model(model)
-        loaded, processor = load_model(folder, chosen, dtype)
-        features = folder / CACHE_FILE
+        place = find_cache(cache, folder)
+        loaded, processor = load_model(folder, chosen, dtype, quantization)
         return cls(
             loaded,
             processor,
-            cache=features if cache and features.is_file() else None,
+            cache=place,
             name=str(model),
             access=access,
+            fingerprint=stored_fingerprint(folder),
         )
 
     def ask(
@@ -266,10 +282,8 @@ class Assistant:
                 raise InvalidRequestError(
                     f"{self.name}: the visual cache was closed while a question was being answered"
                 )
-            if isinstance(self._cache, Path):
-                self._cache = VisualCache.from_features(
-                    read_cache_features(self._cache), fingerprint=self.embedder.fingerprint
-                )
+            if not isinstance(self._cache, VisualCache):
+                self._cache = _open_cache(self._cache, self.embedder)
             return self._cache
 
     def _prepare(self, questions: Sequence[Question], cache: bool) -> "list[_Prepared | IbllmError]":
@@ -372,6 +386,15 @@ class Assistant:
             cache=item.cache,
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=last + 1, seconds=seconds),
         )
+
+
+def _open_cache(place: str | Path, embedder: JointEmbedder) -> VisualCache:
+    if isinstance(place, Path) and place.is_file():
+        return VisualCache.from_features(read_cache_features(place), fingerprint=embedder.fingerprint)
+    try:
+        return VisualCache.open(place, fingerprint=embedder.fingerprint, dimension=embedder.dimension)
+    except StoreLockedError as error:
+        raise StoreLockedError(f"{error}; or ask without the cache (use_cache=False, --no-cache)") from error
 
 
 @dataclass(frozen=True)

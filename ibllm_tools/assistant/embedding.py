@@ -1,12 +1,10 @@
 """Attachments of any modality as unit vectors of the joint space."""
 
-import hashlib
-import inspect
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,8 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibllm_tools.assistant.loading import choose_device, load_imagebind
+from ibllm_tools.assistant.model_folder import MINI, find_model
 from ibllm_tools.attachments import Attachment
 from ibllm_tools.errors import IbllmError, IncompatibleModelError, InvalidRequestError
+from ibllm_tools.imagebind.fingerprint import fingerprint_of, stored_fingerprint
 from ibllm_tools.imagebind.modeling_imagebind import ImageBindModel
 from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
@@ -34,12 +35,53 @@ class JointEmbedder:
         model: the joint embedding.
         processor: its processor.
         limits: bounds on what is decoded.
+        fingerprint: the encoder's, where it is known: that of the files which the model was loaded from.
     """
 
     def __init__(
-        self, model: ImageBindModel, processor: ImageBindProcessor, *, limits: Limits = DEFAULT_LIMITS
+        self,
+        model: ImageBindModel,
+        processor: ImageBindProcessor,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        fingerprint: str | None = None,
     ) -> None:
         self.model, self.processor, self.limits = model, processor, limits
+        self._fingerprint = fingerprint
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = MINI,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Self:
+        """Load an encoder: that of an ImageBind model, or the one inside an ImageBind-LLM, without its language model.
+
+        Args:
+            model: ``"mini"``, the one embedded in the package; a converted model's folder; or a hub id ``owner/name``,
+                the only case in which anything is downloaded.
+            device: ``"cpu"``, ``"cuda"``, ...; by default CUDA where there is one.
+            dtype: of the weights, ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default as stored, but never
+                float16 on a CPU: float32 there, or bfloat16 for files of more than 2 GiB.
+            limits: bounds on what is decoded.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            IncompatibleModelError: a model of another kind.
+            CheckpointError, ModelError: its files are damaged.
+            InvalidRequestError: no such device or type.
+
+        Example:
+            >>> embedder = JointEmbedder.load("checkpoints/imagebind-huge", dtype="bfloat16")
+            >>> embedder.embed([Attachment("bell.wav"), Attachment("bell.png")]).shape
+            (2, 1024)
+        """
+        chosen = choose_device(device)
+        folder = find_model(model)
+        return cls(*load_imagebind(folder, chosen, dtype), limits=limits, fingerprint=stored_fingerprint(folder))
 
     @property
     def dimension(self) -> int:
@@ -48,17 +90,11 @@ class JointEmbedder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights, as float32, and the processor's settings and vocabulary.
+        """The encoder's, see :mod:`ibllm_tools.imagebind.fingerprint`.
 
-        The same on every device, and for float16 weights loaded as float32. Computed on first use: a huge model takes
-        seconds.
+        Computed on first use where it was not given: a huge model takes seconds.
         """
-        digest = hashlib.sha256(json.dumps(_settings(self.processor), sort_keys=True).encode())
-        for name, weights in sorted(self.model.state_dict().items()):
-            values = weights.detach().float() if weights.is_floating_point() else weights.detach()
-            digest.update(f"{name} {tuple(values.shape)}".encode())
-            digest.update(values.cpu().contiguous().reshape(-1).numpy().data)
-        return digest.hexdigest()
+        return self._fingerprint or fingerprint_of(self.model, self.processor)
 
     def embed(self, attachments: Sequence[Attachment]) -> NDArray[np.float32]:
         """Unit vectors, one row per attachment, (B, E).
@@ -117,11 +153,3 @@ class JointEmbedder:
     def _encoded(self, modality: Modality, values: Tensor) -> Tensor:
         embeddings = self.model.encode(modality, values.to(self.model.device))
         return F.normalize(embeddings.float(), dim=-1).cpu()  # (B, E)
-
-
-def _settings(processor: ImageBindProcessor) -> dict[str, Any]:
-    names = [
-        name for name in inspect.signature(type(processor).__init__).parameters if name not in ("self", "tokenizer")
-    ]
-    vocabulary = sorted(processor.tokenizer.get_vocab().items())
-    return {**{name: getattr(processor, name) for name in names}, "vocabulary": vocabulary}

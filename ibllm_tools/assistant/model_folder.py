@@ -1,15 +1,19 @@
-"""Where a model lies: shipped with the package, in a folder, or on the hub. Imports no torch."""
+"""Where a model and its visual cache lie, and as what the model can be loaded.
 
-import re
+Imports no torch.
+"""
+
 from importlib.resources import files
 from pathlib import Path
 
-from ibllm_tools.errors import ModelNotFoundError
+from ibllm_tools.errors import ModelNotFoundError, StoreError
+from ibllm_tools.hub import HUB_ID, fetched
 
 MINI = "mini"
+QUANTIZATIONS = ("int8", "int4")
 CACHE_FILE = "visual_cache.safetensors"
+CHROMA_FILE = "chroma.sqlite3"
 CACHE_TENSOR = "features"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]  # in subfolders too; no pickles
 
 
@@ -33,20 +37,39 @@ def find_model(model: str | Path) -> Path:
     if model == MINI:
         raise ModelNotFoundError(f"{folder}: the embedded model is not there; reinstall ibllm-tools")
     if folder.exists():
-        raise ModelNotFoundError(f"{model}: no config.json in it, expected the folder of an ImageBind-LLM model")
+        raise ModelNotFoundError(f"{model}: no config.json in it, expected the folder of a converted model")
     if isinstance(model, str) and HUB_ID.fullmatch(model):
-        return _fetched(model)
+        return fetched(model, HUB_PATTERNS)
     raise ModelNotFoundError(f"{model}: no such folder; expected 'mini', a model's folder or a hub id (owner/name)")
 
 
-def _fetched(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def find_cache(cache: bool | str | Path, folder: Path) -> str | Path | None:
+    """Where a visual cache lies: the folder of one in ChromaDB, the URL of a server, or a file of image features.
 
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ModelNotFoundError(
-            f"{hub_id}: neither a folder nor reachable on the hub ({type(error).__name__}); check the name, your "
-            "connection and, for private models, your login"
-        ) from error
+    Args:
+        cache: a folder or a URL (``"http://host:port"``); or whether to take the one that the model is shipped with,
+            in ChromaDB before a file.
+        folder: the model's, see :func:`find_model`.
+
+    Raises:
+        StoreError: there is no cache in the folder that was named.
+    """
+    if isinstance(cache, bool):
+        return _shipped_cache(folder) if cache else None
+    if str(cache).startswith(("http://", "https://")):
+        return str(cache)
+    place = Path(cache).expanduser()
+    if not (place / CHROMA_FILE).is_file():
+        raise StoreError(
+            f"{place}: no visual cache (no {CHROMA_FILE}) there, expected a folder that 'ibllm convert cache' made, or "
+            "http://host:port; leave it out for the model's own"
+        )
+    return place
+
+
+def _shipped_cache(folder: Path) -> Path | None:
+    from ibllm_tools.checkpoints.visual_cache import CACHE_FOLDER
+
+    if (folder / CACHE_FOLDER / CHROMA_FILE).is_file():
+        return folder / CACHE_FOLDER
+    return folder / CACHE_FILE if (folder / CACHE_FILE).is_file() else None

@@ -1,245 +1,246 @@
-"""ImageBind-LLM's official checkpoint (OpenGVLab/LLaMA-Adapter, ``imagebind_LLM``) in our names.
+"""The adapter's checkpoint, LLaMA and ImageBind -> the folder of an ImageBind-LLM that answers."""
 
-The research code keeps its weights in three files: LLaMA's ``consolidated.00.pth``, the adapter (bind network, gates,
-norms, biases, LoRA) and ImageBind. :func:`official_state_dict` puts them together as the research code does at loading,
-:func:`imagebind_llm_config_from_state_dict` reads the sizes, :func:`convert_adapter_state_dict` renames and merges.
-"""
-
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig
 
-from ibllm_tools.checkpoints.imagebind import convert_imagebind_state_dict, imagebind_config_from_state_dict
-from ibllm_tools.errors import CheckpointError
+from ibllm_tools.checkpoints.adapter_file import AdapterFile, open_adapter, upon_llama
+from ibllm_tools.checkpoints.adapter_weights import (
+    AdapterPlan,
+    generation_config_of_the_paper,
+    imagebind_llm_config,
+    is_tuned,
+    plan_adapter_weights,
+    sizes_of,
+)
+from ibllm_tools.checkpoints.imagebind import (
+    Encoder,
+    official_encoder,
+    read_converted_encoder,
+    read_official_encoder,
+)
+from ibllm_tools.checkpoints.known_files import IMAGEBIND_LLM_LICENCE, LLAMA_LICENCE
+from ibllm_tools.checkpoints.llama import LlamaSource, norm_drift, open_llama
+from ibllm_tools.checkpoints.model_card import ModelCard
+from ibllm_tools.checkpoints.peft_adapter import write_peft_adapter
+from ibllm_tools.checkpoints.reading import OfficialFile, SourceFile
+from ibllm_tools.checkpoints.writing import (
+    Conversion,
+    PlannedWeight,
+    chosen_dtype,
+    require_target,
+    stored_dtype,
+    write_model_folder,
+)
+from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError
 from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
-from ibllm_tools.imagebind_llm.configuration_imagebind_llm import ImageBindLlmConfig
+from ibllm_tools.imagebind.fingerprint import ENCODER_PREFIX
+from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration
+from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
 
-IMAGEBIND_PREFIX = "image_bind."
-_BIND_BLOCKS = 3
-_NAMES_SHOWN = 8
+_SUMMARY = (
+    "ImageBind-LLM (arXiv 2309.03905) answers questions about images, videos, sounds, texts, depth and thermal images "
+    "and motion{points}: the official adapter on its LLaMA and ImageBind, under the names of `ibllm_tools`."
+)
+_USAGE = """\
+from ibllm_tools import Assistant
 
-# official projection -> (block, LLM module, rows in rotary order, has a bias once biases are tuned)
-_PROJECTIONS = {
-    "wq": ("attention", "self_attn.q_proj", True, True),
-    "wk": ("attention", "self_attn.k_proj", True, False),
-    "wv": ("attention", "self_attn.v_proj", False, False),
-    "wo": ("attention", "self_attn.o_proj", False, True),
-    "w1": ("feed_forward", "mlp.gate_proj", False, True),
-    "w2": ("feed_forward", "mlp.down_proj", False, True),
-    "w3": ("feed_forward", "mlp.up_proj", False, True),
-}
-
-
-def official_state_dict(
-    llama: Mapping[str, Tensor], adapter: Mapping[str, Tensor], imagebind: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The three official files as one state dict with the research code's keys; the adapter's weights win.
-
-    Args:
-        llama: ``consolidated.00.pth``.
-        adapter: the ``model`` entry of the adapter checkpoint.
-        imagebind: ``imagebind_w3D.pth`` or ``imagebind_huge.pth``.
-    """
-    base = {"llama." + key: value for key, value in llama.items() if key != "rope.freqs"}
-    # Early checkpoints carry a misspelt prefix and a norm that nothing uses.
-    tuned = {
-        re.sub(r"^llma\.", "llama.", key): value
-        for key, value in adapter.items()
-        if not key.startswith("prefix_projector_norm.")
-    }
-    return {**base, **{IMAGEBIND_PREFIX + key: value for key, value in imagebind.items()}, **tuned}
+assistant = Assistant.load(folder)
+answer = assistant.ask("What is making this sound?", "bell.wav")
+print(answer.text)
+"""
+_NO_POINTS = (
+    "this ImageBind has no point tower, so 3D models and point clouds cannot be asked about; imagebind_w3D.pth has "
+    "one, and `ibllm convert point-bind` adds one"
+)
 
 
-def imagebind_llm_config_from_state_dict(
-    official: Mapping[str, Tensor],
+def convert_imagebind_llm(
+    adapter: str | Path,
+    folder: str | Path,
     *,
-    num_attention_heads: int = 32,
-    norm_eps: float = 1e-6,
-    keep_lora: bool = False,
+    llama: str | Path,
+    imagebind: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     imagebind_config: ImageBindConfig | None = None,
-) -> ImageBindLlmConfig:
-    """Read the sizes off the shapes.
+    keep_lora: bool = False,
+    dtype: str | torch.dtype | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Conversion:
+    """Make a folder that ``Assistant.load`` and ``ImageBindLlmForConditionalGeneration.from_pretrained`` load.
+
+    As in the research code LLaMA comes first and the adapter after it, so the adapter's norms win, and so does
+    everything else that a raw training checkpoint holds, except an ImageBind where ``imagebind`` names one.
 
     Args:
-        official: state dict with the research code's keys.
-        num_attention_heads: of the LLaMA; does not show in the shapes.
-        norm_eps: ``norm_eps`` of LLaMA's ``params.json``.
-        keep_lora: as for :func:`convert_adapter_state_dict`.
-        imagebind_config: of the joint embedding; read off the ``image_bind.*`` weights by default.
+        adapter: ``7B.pth`` or ``7B-pretrained.pth``, or a checkpoint as training saved it.
+        folder: where to; new or empty.
+        llama: the LLaMA that the adapter was tuned on, see :func:`~ibllm_tools.checkpoints.llama.open_llama`.
+        imagebind: ``imagebind_w3D.pth`` or ``imagebind_huge.pth``, or a folder that it was converted to. By default the
+            one in the adapter's checkpoint, which only raw ones have.
+        tokenizer: CLIP's, see :func:`~ibllm_tools.checkpoints.clip_tokenizer.load_clip_tokenizer`; a converted
+            ImageBind has its own.
+        imagebind_config: of an ImageBind that has not the published size; a converted one has its own.
+        keep_lora: keep the LoRA as a peft adapter in the folder, instead of merging it. Loading then needs peft.
+        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default every weight keeps its type, a merged one that
+            of LLaMA.
+        overwrite: replace the model in ``folder``, once the new one is complete.
+        progress: show bars, on a terminal.
 
     Raises:
-        CheckpointError: missing or unexpected weights.
+        CheckpointError: a file is not such a checkpoint, or a damaged one.
+        IncompatibleModelError: the files do not belong together.
+        InvalidRequestError: ``folder`` cannot be used, or an ImageBind or its tokenizer is not named.
+        ModelNotFoundError: there is no LLaMA, or a hub id cannot be reached.
     """
-    _require_keys(official)
-    embedding = official["llama.tok_embeddings.weight"]
-    tuned_biases = _has_biases(official)
-    value_rank = len(official["llama.layers.0.attention.lora_wv_l1.weight"]) if _has_lora(official) else 0
-    return ImageBindLlmConfig(
-        imagebind_config=imagebind_config or imagebind_config_from_state_dict(_imagebind_part(official)),
-        text_config=LlamaConfig(
-            vocab_size=embedding.shape[0],
-            hidden_size=embedding.shape[1],
-            intermediate_size=official["llama.layers.0.feed_forward.w1.weight"].shape[0],
-            num_hidden_layers=_layer_count(official),
-            num_attention_heads=num_attention_heads,
-            rms_norm_eps=norm_eps,
-            attention_bias=tuned_biases,
-            mlp_bias=tuned_biases,
+    folder, chosen = Path(folder).expanduser(), chosen_dtype(dtype)
+    require_target(folder, overwrite=overwrite)  # before anything is hashed, which takes a minute
+    tuned, base = open_adapter(OfficialFile(adapter)), open_llama(llama)
+    official = upon_llama(tuned, base)
+    plan = _stored(plan_adapter_weights(official, keep_lora=keep_lora, origin=str(tuned.file.path)), chosen)
+    encoder = _encoder(tuned, imagebind, tokenizer, imagebind_config, chosen, progress=progress)
+    sizes = sizes_of(official)
+    _require_embedding_width(sizes.embedding_width, encoder, tuned)
+    warnings = tuple(_warnings(tuned, base, encoder, progress=progress))
+    sources = (tuned.file.source("the adapter", progress=progress), *base.sources(progress=progress), *encoder.sources)
+    licences = (IMAGEBIND_LLM_LICENCE, LLAMA_LICENCE, *encoder.licences)
+    options = _options(tuned, keep_lora=keep_lora, own_imagebind=imagebind is None, dtype=chosen)
+    processor = ImageBindLlmProcessor(encoder.processor, base.load_tokenizer())
+    weights = [*(replace(weight, name=ENCODER_PREFIX + weight.name) for weight in encoder.weights), *plan.model]
+
+    def save_processor(place: Path) -> None:
+        processor.save_pretrained(place)
+        if plan.lora:
+            write_peft_adapter(place, plan.lora, progress=progress)
+
+    def release() -> None:
+        for source in (tuned.file, base.weights, encoder):
+            source.release()
+
+    write_model_folder(
+        folder,
+        weights,
+        model_class=ImageBindLlmForConditionalGeneration,
+        config=imagebind_llm_config(
+            sizes,
+            encoder.config,
+            norm_eps=base.norm_eps,
+            max_positions=base.max_position_embeddings,
+            keep_lora=keep_lora,
         ),
-        num_prefix_layers=official["prefix_query.weight"].shape[0],
-        prefix_value_rank=0 if keep_lora else value_rank,
+        generation_config=generation_config_of_the_paper(),
+        processor=encoder.processor,
+        save_processor=save_processor,
+        card=str(_card(encoder, sources, licences, options, warnings)),
+        release=release,
+        encoder_prefix=ENCODER_PREFIX,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return Conversion.of(folder, [*weights, *plan.lora], sources, licences, warnings)
+
+
+def _card(
+    encoder: Encoder,
+    sources: Sequence[SourceFile],
+    licences: Sequence[str],
+    options: Mapping[str, str],
+    warnings: Sequence[str],
+) -> ModelCard:
+    return ModelCard(
+        title="ImageBind-LLM",
+        summary=_SUMMARY.format(points="" if encoder.config.point_config is None else ", and about 3D models"),
+        licence="other",
+        task="any-to-any",
+        tags=("imagebind-llm", "imagebind", "llama", "multimodal"),
+        licences=licences,
+        sources=sources,
+        options=options,
+        warnings=warnings,
+        usage=_USAGE,
     )
 
 
-def generation_config_of_the_paper() -> GenerationConfig:
-    """The research code's sampling: up to 256 tokens from the nucleus of 0.75 at temperature 0.1."""
-    return GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        max_new_tokens=256,
-        do_sample=True,
-        temperature=0.1,
-        top_p=0.75,
-        top_k=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+def _stored(plan: AdapterPlan, dtype: torch.dtype | None) -> AdapterPlan:
+    """The plan in the type that the user wants."""
+
+    def cast(weights: Sequence[PlannedWeight]) -> list[PlannedWeight]:
+        return [replace(weight, dtype=stored_dtype(weight.dtype, dtype)) for weight in weights]
+
+    return AdapterPlan(cast(plan.model), cast(plan.lora))
 
 
-def convert_adapter_state_dict(
-    official: Mapping[str, Tensor], *, num_attention_heads: int, keep_lora: bool = False
-) -> dict[str, Tensor]:
-    """Official state dict -> that of :class:`~ibllm_tools.imagebind_llm.ImageBindLlmForConditionalGeneration`.
-
-    Rows of the query and key projections are reordered from rotary pairs (2i, 2i+1) to halves (i, i + d/2), the order
-    of transformers; so are their biases and LoRA.
-
-    Args:
-        official: state dict with the research code's keys. Without ``image_bind.*`` the result has no ``imagebind.*``.
-        num_attention_heads: of the LLaMA; does not show in the shapes.
-        keep_lora: ``False`` merges the LoRA into the weights and keeps, in low rank, what the value projections gained;
-            ``True`` leaves it apart, under peft's names (adapter ``default``, scaling 1).
-
-    Raises:
-        CheckpointError: missing, unexpected or wrongly shaped weights.
-    """
-    _require_keys(official)
-    prefix_queries = official["prefix_query.weight"]  # (N, D)
-    layers = range(_layer_count(official))
-    injected = layers[-len(prefix_queries) :]
-    converted = {ours: official[key] for key, ours in _renamed_keys(official)}
-    for index in layers:
-        converted |= _convert_projections(official, index, num_attention_heads, keep_lora=keep_lora)
-    # The research code has gates in every layer; those of the layers before the last N are never used.
-    converted["gates"] = torch.stack(
-        [official[f"llama.layers.{i}.attention.gate"].flatten() for i in injected]
-    )  # (N, heads)
-    if _has_lora(official) and not keep_lora:
-        for name, part in (("prefix_value_down", 1), ("prefix_value_up", 2)):  # (N, r, D) and (N, D, r)
-            keys = [f"llama.layers.{i}.attention.lora_wv_l{part}.weight" for i in injected]
-            converted[name] = torch.stack([official[key] for key in keys])
-    imagebind = convert_imagebind_state_dict(_imagebind_part(official))
-    return converted | {f"imagebind.{name}": weight for name, weight in imagebind.items()}
-
-
-def _convert_projections(
-    official: Mapping[str, Tensor], index: int, heads: int, *, keep_lora: bool
-) -> dict[str, Tensor]:
-    """The seven projections of one decoder layer, with biases and LoRA."""
-    converted: dict[str, Tensor] = {}
-    for name, (block, ours, rotary, _) in _PROJECTIONS.items():
-        key = f"llama.layers.{index}.{block}.{name}"
-        weight = official[f"{key}.weight"]
-        parts = {"weight": weight}
-        if _has_biases(official):
-            # transformers has one switch for all attention biases: those that the research code lacks are zero.
-            bias = official.get(f"{key}.bias")
-            parts["bias"] = weight.new_zeros(len(weight)) if bias is None else bias
-        if rotary:
-            parts = {part: _halves_from_pairs(tensor, heads, key) for part, tensor in parts.items()}
-        if _has_lora(official):
-            down, up = (official[f"llama.layers.{index}.{block}.lora_{name}_l{part}.weight"] for part in (1, 2))
-            up = _halves_from_pairs(up, heads, key) if rotary else up
-            if keep_lora:
-                parts = {f"base_layer.{part}": tensor for part, tensor in parts.items()}
-                parts |= {"lora_A.default.weight": down, "lora_B.default.weight": up}
-            else:
-                parts["weight"] = (parts["weight"].float() + up.float() @ down.float()).to(weight.dtype)
-        converted |= {f"language_model.model.layers.{index}.{ours}.{part}": tensor for part, tensor in parts.items()}
-    return converted
-
-
-def _halves_from_pairs(rows: Tensor, heads: int, key: str) -> Tensor:
-    """Reorder the rows of each head from rotary pairs (2i, 2i+1) to halves (i, i + d/2)."""
-    if len(rows) % (2 * heads):
-        raise CheckpointError(f"{key} has {len(rows)} rows, which {heads} heads cannot share: pass num_attention_heads")
-    pairs = rows.view(heads, len(rows) // (2 * heads), 2, *rows.shape[1:])  # (heads, d/2, 2, ...)
-    return pairs.transpose(1, 2).reshape(rows.shape)
-
-
-def _renamed_keys(official: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """Official key and ours, of all weights that only change their name."""
-    yield "prefix_query.weight", "prefix_queries"
-    for part in ("weight", "bias"):
-        yield f"image_bind_proj.{part}", f"bind_network.proj.{part}"
-    for block in range(_BIND_BLOCKS):
-        for name, ours in (("norm", "norm"), ("f1", "gate_proj"), ("f2", "down_proj"), ("f3", "up_proj")):
-            yield f"image_bind_{name}_{block + 1}.weight", f"bind_network.blocks.{block}.{ours}.weight"
-    for name, ours in (("tok_embeddings", "model.embed_tokens"), ("norm", "model.norm"), ("output", "lm_head")):
-        yield f"llama.{name}.weight", f"language_model.{ours}.weight"
-    for index in range(_layer_count(official)):
-        for name, ours in (("attention_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")):
-            yield f"llama.layers.{index}.{name}.weight", f"language_model.model.layers.{index}.{ours}.weight"
-
-
-def _layer_keys(official: Mapping[str, Tensor], index: int) -> Iterator[str]:
-    """The official keys of one decoder layer that do more than change their name."""
-    yield f"llama.layers.{index}.attention.gate"
-    for name, (block, _, _, biased) in _PROJECTIONS.items():
-        yield f"llama.layers.{index}.{block}.{name}.weight"
-        if biased and _has_biases(official):
-            yield f"llama.layers.{index}.{block}.{name}.bias"
-        if _has_lora(official):
-            yield from (f"llama.layers.{index}.{block}.lora_{name}_l{part}.weight" for part in (1, 2))
-
-
-def _require_keys(official: Mapping[str, Tensor]) -> None:
-    """Raise a CheckpointError that names what is missing and what should not be there."""
-    expected = {key for key, _ in _renamed_keys(official)}
-    for index in range(_layer_count(official)):
-        expected.update(_layer_keys(official, index))
-    found = {key for key in official if not key.startswith(IMAGEBIND_PREFIX)}
-    if missing := expected - found:
-        raise CheckpointError(f"missing weights: {_listed(missing)}; is the right LLaMA under the adapter?")
-    if unexpected := found - expected:
-        raise CheckpointError(f"unexpected weights: {_listed(unexpected)}; the research code has none of that name")
-
-
-def _has_biases(official: Mapping[str, Tensor]) -> bool:
-    return "llama.layers.0.attention.wq.bias" in official
-
-
-def _has_lora(official: Mapping[str, Tensor]) -> bool:
-    return "llama.layers.0.attention.lora_wq_l1.weight" in official
-
-
-def _layer_count(official: Mapping[str, Tensor]) -> int:
-    indices = [int(match[1]) for key in official if (match := re.match(r"llama\.layers\.(\d+)\.", key))]
-    if not indices:
-        raise CheckpointError(
-            "no key starts with 'llama.layers.': expected the weights of LLaMA and of the adapter together"
+def _encoder(
+    adapter: AdapterFile,
+    imagebind: str | Path | None,
+    tokenizer: str | Path | None,
+    config: ImageBindConfig | None,
+    dtype: torch.dtype | None,
+    *,
+    progress: bool,
+) -> Encoder:
+    """The joint embedding: the one that is named, or else the adapter's own."""
+    if imagebind is None:
+        return _own_encoder(adapter, tokenizer, config, dtype)
+    if not Path(imagebind).expanduser().is_dir():
+        return read_official_encoder(imagebind, tokenizer=tokenizer, config=config, dtype=dtype, progress=progress)
+    if tokenizer is not None or config is not None:
+        raise InvalidRequestError(
+            f"{imagebind}: a converted ImageBind has its tokenizer and its configuration with it; pass neither"
         )
-    return max(indices) + 1
+    return read_converted_encoder(imagebind, dtype=dtype, progress=progress)
 
 
-def _imagebind_part(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(IMAGEBIND_PREFIX): value for key, value in official.items() if key.startswith(IMAGEBIND_PREFIX)
+def _own_encoder(
+    adapter: AdapterFile, tokenizer: str | Path | None, config: ImageBindConfig | None, dtype: torch.dtype | None
+) -> Encoder:
+    """The ImageBind that a raw training checkpoint holds; its file is already among the sources."""
+    if not adapter.imagebind:
+        raise InvalidRequestError(
+            f"{adapter.file.path}: there is no ImageBind in it; pass imagebind_w3D.pth, imagebind_huge.pth or the "
+            "folder that one was converted to as imagebind"
+        )
+    return official_encoder(adapter.imagebind, adapter.file, tokenizer=tokenizer, config=config, dtype=dtype)
+
+
+def _require_embedding_width(width: int, encoder: Encoder, adapter: AdapterFile) -> None:
+    if (found := encoder.config.projection_dim) != width:
+        raise IncompatibleModelError(
+            f"{adapter.file.path}: the adapter takes embeddings {width} wide, but this ImageBind's are {found} wide; "
+            "name the ImageBind that it was tuned with"
+        )
+
+
+def _warnings(adapter: AdapterFile, llama: LlamaSource, encoder: Encoder, *, progress: bool) -> Iterator[str]:
+    """What the content tells about files whose shapes fit."""
+    yield from llama.warnings(progress=progress)
+    norms = {
+        key: weight.read()
+        for key, weight in adapter.weights.items()
+        if key.startswith("llama.") and key.endswith("norm.weight")
     }
+    if drift := norm_drift(llama.weights, norms, tuned=is_tuned(adapter.weights)):
+        yield f"{adapter.file.path.name}: {drift}"
+    if encoder.config.point_config is None:
+        yield _NO_POINTS
 
 
-def _listed(keys: set[str]) -> str:
-    shown = ", ".join(sorted(keys)[:_NAMES_SHOWN])
-    return shown if len(keys) <= _NAMES_SHOWN else f"{shown} and {len(keys) - _NAMES_SHOWN} more"
+def _options(
+    adapter: AdapterFile, *, keep_lora: bool, own_imagebind: bool, dtype: torch.dtype | None
+) -> dict[str, str]:
+    """What was chosen, for the model card."""
+    options = {"type of the weights": str(dtype or "as in the files").removeprefix("torch.")}
+    if not is_tuned(adapter.weights):
+        options["LoRA"] = "none, the adapter is of the pretraining phase"
+    elif keep_lora:
+        options["LoRA"] = "kept apart as a peft adapter (`adapter_model.safetensors`); loading needs peft"
+    else:
+        options["LoRA"] = "merged into the weights"
+    if own_imagebind:
+        options["ImageBind"] = "the one in the adapter's checkpoint"
+    elif adapter.imagebind:
+        options["ImageBind"] = "the one that was named; that in the adapter's checkpoint was left out"
+    return options

@@ -13,6 +13,7 @@ from transformers import LlamaTokenizer
 from ibllm_tools.errors import CheckpointError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT_BITS = 64
 _NORMAL = 1
 
 
@@ -28,7 +29,7 @@ def load_llama_tokenizer(path: str | Path) -> LlamaTokenizer:
         raise CheckpointError(f"{path}: {error.strerror}; expected LLaMA's tokenizer.model") from error
     try:
         pieces = list(_pieces(message))
-    except (IndexError, struct.error, UnicodeDecodeError) as error:
+    except (IndexError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: not a SentencePiece model; expected LLaMA's tokenizer.model") from error
     if not pieces:
         raise CheckpointError(f"{path}: no vocabulary in it; expected LLaMA's tokenizer.model")
@@ -54,7 +55,8 @@ def _pieces(message: bytes) -> Iterator[tuple[str, float, int]]:
         if number == 1 and isinstance(value, bytes):
             fields = dict(_fields(value))
             text, score, kind = fields.get(1, b""), fields.get(2, 0.0), fields.get(3, _NORMAL)
-            assert isinstance(text, bytes)
+            if not isinstance(text, bytes):
+                raise ValueError("the text of a piece is a number")
             yield text.decode("utf-8"), float(score), int(kind)
 
 
@@ -85,9 +87,10 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | float | int]]:
 def _varint(message: bytes, position: int) -> tuple[int, int]:
     """A little-endian base-128 number and the position after it."""
     value = shift = 0
-    while True:
+    while shift < _VARINT_BITS:
         byte = message[position]
         value |= (byte & 0x7F) << shift
         position, shift = position + 1, shift + 7
         if byte < 0x80:
             return value, position
+    raise ValueError("a number of more than 64 bits")

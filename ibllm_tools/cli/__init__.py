@@ -18,6 +18,7 @@ COMMANDS = {
     "ask": "ask a question about files",
     "describe": "describe files, one by one",
     "embed": "write the joint embeddings of files to a .npy file",
+    "convert": "turn official weights into folders that --model takes",
     "doctor": "show what is installed, which extras are missing and where the model comes from",
 }
 DESCRIPTION = """\
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        options = command_parser(words[0]).parse_intermixed_args(words[1:])
+        options = parsed(command_parser(words[0]), words[1:])
         with quiet_libraries():
             code: int = import_module(f"{__name__}.{words[0]}").run(options)
             sys.stdout.flush()
@@ -93,6 +94,12 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     )
     module.add_arguments(parser)
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The options in the words: files may stand between them, except where there are commands below the command."""
+    has_commands = any(isinstance(action.choices, dict) for action in parser._actions)
+    return parser.parse_args(words) if has_commands else parser.parse_intermixed_args(words)
 
 
 class _Version(argparse.Action):

@@ -150,11 +150,10 @@ def _device() -> str:
 
 def _model_files(model: str) -> ModelFiles:
     """The files of a model; the weights are counted and hashed, not loaded."""
-    from ibllm_tools.assistant.model_folder import CACHE_FILE, CACHE_TENSOR, find_model
+    from ibllm_tools.assistant.model_folder import CACHE_FILE, find_cache, find_model
 
     folder = find_model(model)
-    cache = folder / CACHE_FILE
-    files = sorted(file for file in folder.glob("*.safetensors") if file != cache)
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name != CACHE_FILE)
     digest = hashlib.sha256()
     for file in files:
         _hash_into(digest, file)
@@ -165,8 +164,21 @@ def _model_files(model: str) -> ModelFiles:
         sha256=digest.hexdigest(),
         bytes=sum(file.stat().st_size for file in files),
         parameters=sum(math.prod(shape) for file in files for shape in _shapes(file).values()),
-        cached_images=_shapes(cache).get(CACHE_TENSOR, [0])[0] if cache.is_file() else 0,
+        cached_images=_cached_images(find_cache(True, folder)),
     )
+
+
+def _cached_images(cache: str | Path | None) -> int:
+    """How many features the cache that a model is shipped with holds, without opening it."""
+    from ibllm_tools.assistant.model_folder import CACHE_TENSOR
+    from ibllm_tools.checkpoints.visual_cache import read_conversion
+
+    if cache is None:
+        return 0
+    if Path(cache).is_file():
+        return _shapes(Path(cache)).get(CACHE_TENSOR, [0])[0]
+    conversion = read_conversion(Path(cache))
+    return conversion.features if conversion else 0
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:

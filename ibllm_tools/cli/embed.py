@@ -12,7 +12,6 @@ from ibllm_tools.errors import IbllmError, InvalidRequestError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ibllm_tools.assistant.assistant import Assistant
     from ibllm_tools.attachments import Attachment
 
 DESCRIPTION = """\
@@ -22,6 +21,7 @@ and has no row; the exit code is then 2."""
 EXAMPLES = """\
 examples:
   ibllm embed bell.wav bell.png bell.glb -o bells.npy
+  ibllm embed bell.wav --model checkpoints/imagebind-huge --dtype bfloat16 -o bell.npy
   python -c "import numpy; rows = numpy.load('bells.npy'); print(rows @ rows.T)"
 """
 
@@ -42,17 +42,17 @@ def run(options: argparse.Namespace) -> int:
     usable = [(file, item) for file, item in files if not isinstance(item, IbllmError)]
     problems = [item for _, item in files if isinstance(item, IbllmError)]
     if usable:
-        with shared.load_assistant(options) as assistant:
-            vectors = assistant.embedder.embed_each([attachment for _, attachment in usable])
-            problems += [vector for vector in vectors if isinstance(vector, IbllmError)]
-            _write(output, usable, vectors, assistant)
+        embedder = shared.load_embedder(options)
+        vectors = embedder.embed_each([attachment for _, attachment in usable])
+        problems += [vector for vector in vectors if isinstance(vector, IbllmError)]
+        _write(output, usable, vectors, {"model": options.model, "fingerprint": embedder.fingerprint})
     for problem in problems:
         report(str(problem))
     return 2 if problems else 0
 
 
 def _write(
-    output: Path, files: "list[tuple[str, Attachment]]", vectors: "list[Tensor | IbllmError]", assistant: "Assistant"
+    output: Path, files: "list[tuple[str, Attachment]]", vectors: "list[Tensor | IbllmError]", encoder: dict[str, str]
 ) -> None:
     """Write the rows there are and, beside them, what they are; nothing where there are none."""
     import numpy as np
@@ -64,7 +64,7 @@ def _write(
             records.append({"source": file, **attachment.model_dump()})
     if not rows:
         return
-    summary = {"model": assistant.name, "fingerprint": assistant.embedder.fingerprint, "rows": records}
+    summary = {**encoder, "rows": records}
     try:
         with output.open("wb") as target:
             np.save(target, np.stack(rows))  # (B, E)

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ibllm_tools.assistant.model_folder import QUANTIZATIONS
 from ibllm_tools.errors import IbllmError, InvalidRequestError
 
 if TYPE_CHECKING:
     from ibllm_tools.assistant.access import Access
     from ibllm_tools.assistant.assistant import Assistant
+    from ibllm_tools.assistant.embedding import JointEmbedder
     from ibllm_tools.attachments import Attachment
 
+DTYPES = ("float32", "float16", "bfloat16")
 STDIN = "-"
 FILES_HELP = "path, URL (with --allow-fetch) or data URI; - reads a file from stdin"
 
@@ -27,6 +30,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="'mini', the model in this package (default), a converted model's folder, or a hub id (downloads)",
     )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; CUDA where there is one by default")
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the weights; as they are stored by default, but never float16 on a CPU (float32, or bfloat16 for more "
+        "than 2 GiB)",
+    )
     group.add_argument(
         "--root",
         action="append",
@@ -43,12 +52,23 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json", action="store_true", help="print one JSON object per answer, with evidence, instead of text"
     )
-    group.add_argument(
+    cache = group.add_mutually_exclusive_group()
+    cache.add_argument(
+        "--cache",
+        metavar="LOCATION",
+        help="the visual cache in this folder or on this Chroma server (http://host:port), not the model's own",
+    )
+    cache.add_argument(
         "--no-cache", action="store_true", help="do not draw the embedding towards images of the visual cache"
     )
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="length of an answer at most, in tokens")
     group.add_argument(
         "--temperature", type=float, metavar="T", help="0 for no randomness, more for more; the model's own by default"
+    )
+    group.add_argument(
+        "--quantize",
+        choices=QUANTIZATIONS,
+        help="hold the language model's layers in 8 or 4 bits (needs the extra 'quantize')",
     )
 
 
@@ -70,17 +90,37 @@ def access(options: argparse.Namespace) -> "Access":
 
 def load_assistant(options: argparse.Namespace) -> "Assistant":
     """The assistant that the options name; no progress bars, no log below errors."""
-    from ibllm_tools.assistant.model_folder import find_model
-
-    find_model(options.model)  # a wrong name is refused before torch is imported, which takes seconds
-
-    from transformers.utils import logging
-
+    cache = True if options.cache is None else options.cache
+    _prepare_loading(options.model, cache)
     from ibllm_tools.assistant.assistant import Assistant
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
-    return Assistant.load(options.model, device=options.device, access=access(options))
+    return Assistant.load(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        quantization=options.quantize,
+        cache=cache,
+        access=access(options),
+    )
+
+
+def load_embedder(options: argparse.Namespace) -> "JointEmbedder":
+    """The encoder that the options name, without its language model; as quiet as `load_assistant`."""
+    _prepare_loading(options.model)
+    from ibllm_tools.assistant.embedding import JointEmbedder
+
+    return JointEmbedder.load(options.model, device=options.device, dtype=options.dtype, limits=access(options).limits)
+
+
+def _prepare_loading(model: str, cache: bool | str = False) -> None:
+    from ibllm_tools.assistant.model_folder import find_cache, find_model
+
+    find_cache(cache, find_model(model))  # a wrong name is refused before torch is imported, which takes seconds
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
 
 
 def split_weight(argument: str) -> tuple[str, float | None]:

@@ -6,10 +6,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ibllm_tools.errors import one_line
+
+_LONGEST = 4000
+"""Characters of an error."""
+
 
 def report(message: str) -> None:
-    """State an error as one line on stderr."""
-    print(f"ibllm: error: {' '.join(message.split())}", file=sys.stderr)
+    """State an error as one line on stderr, without what a terminal would obey."""
+    print(f"ibllm: error: {one_line(message, _LONGEST)}", file=sys.stderr)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ Every tower ends in a vector of the joint space before normalisation (``prenorm`
 length, times the modality's logit scale. Several clips of one input are encoded as a batch and averaged.
 """
 
+import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -284,6 +285,36 @@ class ImageBindModel(PreTrainedModel):
             tower_config = getattr(config, f"{name}_config")
             setattr(self, f"{name}_model", None if tower_config is None else tower(tower_config, width))
         self.post_init()
+
+    @classmethod
+    def from_official(cls, module: nn.Module, *, config: ImageBindConfig | None = None) -> Self:
+        """Our model with the weights of a live model of the research code, in evaluation mode.
+
+        The weights are copied, so the two models share nothing and the given one stays as it is. Each copy has the
+        device and the type of its original.
+
+        Args:
+            module: ``imagebind_model.imagebind_huge()``, or its copy with points inside ImageBind-LLM; only its state
+                dict is looked at.
+            config: of a model that is not of the published size.
+
+        Raises:
+            CheckpointError: a weight is missing, unexpected or of another shape.
+        """
+        from ibllm_tools.imagebind import official_weights  # it needs this file
+
+        official = module.state_dict()
+        config = (
+            official_weights.imagebind_config_from_state_dict(official) if config is None else copy.deepcopy(config)
+        )
+        shapes = {key: tuple(weight.shape) for key, weight in official.items()}
+        official_weights.require_official_weights(shapes, config, origin=type(module).__name__)
+        with torch.device("meta"):
+            model = cls(config)
+        weights = official_weights.convert_imagebind_state_dict(official)
+        model.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()}, assign=True)
+        model.config.dtype = model.dtype
+        return model.eval()
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -1,10 +1,12 @@
 """The transformer that all towers share, and the stems that turn grids into tokens."""
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.imagebind.configuration_imagebind import (
@@ -15,16 +17,37 @@ from ibllm_tools.imagebind.configuration_imagebind import (
 )
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; ``kv_bias`` appends a learned key and value, given in the projected space."""
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    is_causal: bool = False,
+    **unused: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention step by step, (B, H, L, d) -> (B, L, H, d) and the weights; what torch's SDPA computes in one."""
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5  # (B, H, L, L)
+    if is_causal:
+        scores = scores.masked_fill(scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
 
-    def __init__(self, hidden_size: int, num_heads: int, *, qkv_bias: bool = True, kv_bias: bool = False) -> None:
+
+class Attention(nn.Module):
+    """Multi-head self-attention; with ``add_kv_bias`` a learned key and value join, given in the projected space.
+
+    ``attn_implementation``, as transformers has it, is ``"sdpa"`` by default, or ``"eager"``.
+    """
+
+    def __init__(self, config: ImageBindTowerConfig, *, qkv_bias: bool = True) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
-        self.bias_k = nn.Parameter(torch.empty(1, 1, hidden_size)) if kv_bias else None
-        self.bias_v = nn.Parameter(torch.empty(1, 1, hidden_size)) if kv_bias else None
+        self.config = config
+        width, self.num_heads = config.hidden_size, config.num_attention_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.out_proj = nn.Linear(width, width)
+        self.bias_k = nn.Parameter(torch.empty(1, 1, width)) if config.add_kv_bias else None
+        self.bias_v = nn.Parameter(torch.empty(1, 1, width)) if config.add_kv_bias else None
 
     def forward(self, hidden: Tensor, is_causal: bool = False) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
@@ -33,8 +56,9 @@ class Attention(nn.Module):
             key = torch.cat([key, self.bias_k.expand(len(key), -1, -1).to(key.dtype)], dim=1)  # (B, L + 1, D)
             value = torch.cat([value, self.bias_v.expand(len(value), -1, -1).to(value.dtype)], dim=1)
         query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)  # (B, H, L, D / H)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "sdpa", eager_attention)
+        attended, _ = attend(self, query, key, value, None, is_causal=is_causal)  # (B, L, H, D / H)
+        return self.out_proj(attended.flatten(2))
 
 
 class Mlp(nn.Module):
@@ -59,7 +83,7 @@ class Block(nn.Module):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps if norm_eps is None else norm_eps
         self.layer_norm1 = nn.LayerNorm(width, eps=eps)
-        self.self_attn = Attention(width, config.num_attention_heads, qkv_bias=qkv_bias, kv_bias=config.add_kv_bias)
+        self.self_attn = Attention(config, qkv_bias=qkv_bias)
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
         self.drop_path = drop_path

@@ -5,6 +5,9 @@ This file only orchestrates: ``decoding`` turns an item into an array, ``*_featu
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from ibllm_tools.errors import InvalidRequestError
+from ibllm_tools.errors import InvalidRequestError, ModelNotFoundError
 from ibllm_tools.imagebind import audio_features as audio_rules
 from ibllm_tools.imagebind.clip_sampling import clip_spans, sample_ranges
 from ibllm_tools.imagebind.configuration_imagebind import INPUT_NAMES, ImageBindConfig
@@ -29,6 +32,7 @@ from ibllm_tools.imagebind.decoding import (
     text_string,
     video_frames,
 )
+from ibllm_tools.imagebind.fingerprint import PROCESSOR_FILES
 from ibllm_tools.imagebind.image_features import CLIP_MEAN, CLIP_STD, pixel_values
 from ibllm_tools.imagebind.sensor_features import (
     disparity,
@@ -115,6 +119,24 @@ class ImageBindProcessor(ProcessorMixin):
         self.depth_mean, self.depth_std = depth_mean, depth_std
         self.context_length, self.keep_end_token = context_length, keep_end_token
         self.official = official
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # its own options are handed on
+        cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any
+    ) -> Self:
+        """Load from the folder of an ImageBind model, or its hub id; options as of transformers' processors.
+
+        Raises:
+            ModelNotFoundError: a file is missing in the folder. Without this check transformers would go on, with a
+                tokenizer that knows no word, for example.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            for name in PROCESSOR_FILES:
+                if not (folder / name).is_file():
+                    raise ModelNotFoundError(f"{folder / name}: no such file; copy the model's folder whole")
+        processor: Self = super().from_pretrained(pretrained_model_name_or_path, **options)
+        return processor
 
     @property
     def model_input_names(self) -> list[str]:

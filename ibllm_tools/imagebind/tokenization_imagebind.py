@@ -12,8 +12,7 @@ from typing import Any
 import ftfy
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
-from ibllm_tools.errors import CheckpointError
-from ibllm_tools.media.source import one_line
+from ibllm_tools.errors import CheckpointError, one_line
 
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"

@@ -8,12 +8,11 @@ from string import Formatter
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from ibllm_tools.errors import InvalidRequestError, ModelNotFoundError
+from ibllm_tools.hub import HUB_ID, fetched
 from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
 
 PROMPT_TEMPLATE = (
@@ -28,6 +27,7 @@ PROMPT_TEMPLATE_WITH_INPUT = (
 )
 _PROMPTS_FILE = "prompt_templates.json"
 _IMAGEBIND_FOLDER = "imagebind"
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
 class ImageBindLlmProcessor:
@@ -133,6 +133,8 @@ class ImageBindLlmProcessor:
             raise ModelNotFoundError(
                 f"{source}: no {_PROMPTS_FILE} in it; expected the folder of an ImageBind-LLM model"
             )
+        if not any((folder / name).is_file() for name in _VOCABULARY_FILES):  # transformers may go on without any word
+            raise ModelNotFoundError(f"{source}: no {_VOCABULARY_FILES[0]} in it; copy the model's folder whole")
         return cls(
             ImageBindProcessor.from_pretrained(folder / _IMAGEBIND_FOLDER),
             AutoTokenizer.from_pretrained(folder),
@@ -143,11 +145,9 @@ class ImageBindLlmProcessor:
 def _local_folder(source: str | PathLike[str], hub_options: dict[str, Any]) -> Path:
     if Path(source).is_dir():
         return Path(source)
-    try:
-        patterns = ["*.json", "*.txt", "*.model", f"{_IMAGEBIND_FOLDER}/*"]
-        return Path(snapshot_download(str(source), allow_patterns=patterns, **hub_options))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ModelNotFoundError(f"{source}: neither a folder nor a model on the hub") from error
+    if HUB_ID.fullmatch(str(source)):
+        return fetched(str(source), ["*.json", "*.txt", "*.model", f"{_IMAGEBIND_FOLDER}/*"], **hub_options)
+    raise ModelNotFoundError(f"{source}: neither a folder nor a hub id (owner/name)")
 
 
 def _check_template(name: str, template: str, fields: tuple[str, ...]) -> None:

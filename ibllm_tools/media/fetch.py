@@ -10,9 +10,8 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 
-from ibllm_tools.errors import AttachmentAccessError, AttachmentNotFoundError, LimitExceededError
+from ibllm_tools.errors import AttachmentAccessError, AttachmentNotFoundError, LimitExceededError, one_line
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
-from ibllm_tools.media.source import one_line
 
 CHUNK_BYTES = 1 << 16
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

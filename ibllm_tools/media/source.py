@@ -4,7 +4,6 @@ A source is a path or the bytes themselves. Every decoder opens it here, so that
 empty or an oversized file is refused in one place and in the same words.
 """
 
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +17,11 @@ from ibllm_tools.errors import (
     CorruptMediaError,
     IbllmError,
     LimitExceededError,
+    one_line,
 )
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 
 Source = Path | bytes
-
-
-def one_line(text: object, longest: int = 120) -> str:
-    """The text without line breaks and control characters, shortened: what a message may quote of foreign input."""
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(text)).strip()
-    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def source_label(source: Source) -> str:

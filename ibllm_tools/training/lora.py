@@ -58,7 +58,9 @@ def merge_lora(model: ImageBindLlmForConditionalGeneration) -> ImageBindLlmForCo
     for name, module in adapted:
         module.merge()
         language_model.set_submodule(name, module.get_base_layer())
-    vars(language_model).pop("peft_config", None)  # peft's mark on the model
+    for owner in (model, language_model):  # what peft, and transformers where it loaded the LoRA, know it by
+        for mark in ("peft_config", "_hf_peft_config_loaded", "_weight_conversions"):
+            vars(owner).pop(mark, None)
     return model
 
 

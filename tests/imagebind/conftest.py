@@ -9,8 +9,8 @@ from golden_adapter import tiny_imagebind_config
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ibllm_tools.checkpoints.imagebind import convert_imagebind_state_dict
 from ibllm_tools.imagebind import ImageBindModel, ImageBindProcessor, clip_tokenizer_from_bpe
+from ibllm_tools.imagebind.official_weights import convert_imagebind_state_dict
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,20 @@
 """The tiny ImageBind-LLM of the golden fixtures, and tiny models of other families."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from golden_adapter import HEADS, NORM_EPS, Golden
-from peft import LoraConfig, inject_adapter_in_model
+from converted_models import converted_folder
+from golden_adapter import Golden
 from transformers import AutoConfig, PreTrainedConfig
 
-from ibllm_tools.checkpoints.imagebind_llm import convert_adapter_state_dict, imagebind_llm_config_from_state_dict
 from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
 from ibllm_tools.imagebind_llm import ImageBindLlmConfig, ImageBindLlmForConditionalGeneration
+
+Convert = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -21,35 +23,28 @@ def golden(reference: Path) -> Golden:
 
 
 @pytest.fixture(scope="session")
-def build(golden: Golden) -> Callable[..., ImageBindLlmForConditionalGeneration]:
-    """Build one of the four models of the fixtures; shared between tests unless it is to be ``fresh``."""
-    cache: dict[tuple[str, int], ImageBindLlmForConditionalGeneration] = {}
+def converted(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Convert:
+    """The folder of one of the four models of the fixtures, converted from official files; made once."""
+    return partial(converted_folder, reference, tmp_path_factory)
 
-    def build_model(
+
+@pytest.fixture(scope="session")
+def build(converted: Convert) -> Callable[..., ImageBindLlmForConditionalGeneration]:
+    """Load one of the four models of the fixtures; shared between tests unless it is to be ``fresh``."""
+    cache: dict[Path, ImageBindLlmForConditionalGeneration] = {}
+
+    def load(
         phase: str, prefix_layers: int, *, keep_lora: bool = False, fresh: bool = False
     ) -> ImageBindLlmForConditionalGeneration:
-        shared = not (keep_lora or fresh)
-        if shared and (phase, prefix_layers) in cache:
-            return cache[phase, prefix_layers]
-        official = golden.official(phase, prefix_layers)
-        config = imagebind_llm_config_from_state_dict(
-            official,
-            num_attention_heads=HEADS,
-            norm_eps=NORM_EPS,
-            keep_lora=keep_lora,
-            imagebind_config=golden.imagebind_config(),
-        )
-        model = ImageBindLlmForConditionalGeneration(config)
-        if keep_lora:
-            names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-            inject_adapter_in_model(LoraConfig(r=16, lora_alpha=16, target_modules=names), model.language_model)
-        model.load_state_dict(convert_adapter_state_dict(official, num_attention_heads=HEADS, keep_lora=keep_lora))
-        model.eval()
-        if shared:
-            cache[phase, prefix_layers] = model
+        folder = converted(phase, prefix_layers, keep_lora=keep_lora)
+        if not fresh and folder in cache:
+            return cache[folder]
+        model = ImageBindLlmForConditionalGeneration.from_pretrained(folder)
+        if not fresh:
+            cache[folder] = model
         return model
 
-    return build_model
+    return load
 
 
 def tiny_text_config(family: str = "qwen3", **options: Any) -> PreTrainedConfig:

@@ -1,88 +1,145 @@
-"""Reading official checkpoints: keys, shapes, tokenizer, sampling defaults."""
+"""The adapter's official weights: names, shapes, merging; LLaMA's tokenizer; the sampling of the paper."""
 
 import json
-import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from golden_adapter import Golden
+from torch import Tensor
 
-from ibllm_tools.checkpoints.imagebind_llm import (
+from ibllm_tools.checkpoints.adapter_weights import (
+    AdapterSizes,
+    adapter_shapes,
     convert_adapter_state_dict,
     generation_config_of_the_paper,
-    imagebind_llm_config_from_state_dict,
-    official_state_dict,
+    imagebind_llm_config,
+    plan_adapter_weights,
+    sizes_of,
+    weights_in_memory,
 )
 from ibllm_tools.checkpoints.llama_tokenizer import load_llama_tokenizer
 from ibllm_tools.errors import CheckpointError
 from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
 from ibllm_tools.imagebind_llm import ImageBindLlmForConditionalGeneration
 
+SEVEN_BILLION = AdapterSizes(
+    vocabulary=32000,
+    width=4096,
+    intermediate_width=11008,
+    layers=32,
+    heads=32,
+    embedding_width=1024,
+    prefix_layers=32,
+    lora_rank=16,
+)
+PHASES = {"finetune": SEVEN_BILLION, "pretrain": replace(SEVEN_BILLION, lora_rank=0)}
+
+
+def bound(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LLaMA and adapter, without the joint embedding."""
+    return {key: value for key, value in official.items() if not key.startswith("image_bind.")}
+
+
+def full_size(reference: Path, phase: str) -> dict[str, Tensor]:
+    """A 7 B checkpoint without its numbers, as the research code's constructor makes it."""
+    listed = json.loads((reference / "keys" / f"adapter_7B_{phase}_full.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        return {key: torch.empty(shape, dtype=getattr(torch, dtype)) for key, (shape, dtype) in listed.items()}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_shapes_of_seven_billion_are_the_official_ones(reference: Path, phase: str) -> None:
+    official = full_size(reference, phase)
+    assert adapter_shapes(PHASES[phase]) == {key: tuple(value.shape) for key, value in official.items()}
+    assert sizes_of(weights_in_memory(official)) == PHASES[phase]
+
 
 @pytest.mark.parametrize("keep_lora", [False, True])
-@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_a_full_size_checkpoint_fills_the_model(reference: Path, phase: str, keep_lora: bool) -> None:
-    shapes = json.loads((reference / "keys" / f"adapter_7B_{phase}_full.json").read_text(encoding="utf-8"))
+    plan = plan_adapter_weights(weights_in_memory(full_size(reference, phase)), keep_lora=keep_lora)
+    config = imagebind_llm_config(PHASES[phase], ImageBindConfig(projection_dim=1024), keep_lora=keep_lora)
     with torch.device("meta"):
-        official = {key: torch.empty(shape, dtype=getattr(torch, dtype)) for key, (shape, dtype) in shapes.items()}
-        config = imagebind_llm_config_from_state_dict(
-            official, keep_lora=keep_lora, imagebind_config=ImageBindConfig(projection_dim=1024)
-        )
-        converted = convert_adapter_state_dict(official, num_attention_heads=32, keep_lora=keep_lora)
         expected = ImageBindLlmForConditionalGeneration(config).state_dict()
-    if keep_lora and phase == "finetune":
-        lora = {key for key in converted if "lora_" in key}
-        assert len(lora) == 2 * 7 * 32
-        converted = {key.replace(".base_layer", ""): value for key, value in converted.items() if key not in lora}
-    assert {key: value.shape for key, value in converted.items()} == {key: v.shape for key, v in expected.items()}
-    assert config.text_config.num_hidden_layers == config.num_prefix_layers == 32
-    assert config.text_config.intermediate_size == 11008
+    made = {weight.name: tuple(weight.make().shape) for weight in plan.model}
+    assert made == {key: tuple(value.shape) for key, value in expected.items()}
+    assert made == {weight.name: weight.shape for weight in plan.model}
+    assert len(plan.lora) == (2 * 7 * 32 if keep_lora and phase == "finetune" else 0)
+    assert all(weight.make().shape == weight.shape for weight in plan.lora)
+
+
+def test_weights_keep_their_types_and_merged_ones_that_of_the_base(reference: Path) -> None:
+    plan = plan_adapter_weights(weights_in_memory(full_size(reference, "finetune")))
+    dtypes = {weight.name: weight.dtype for weight in plan.model}
+    projection = "language_model.model.layers.3.self_attn.q_proj"
+    assert dtypes[f"{projection}.weight"] == dtypes["gates"] == torch.float16
+    assert (
+        dtypes[f"{projection}.bias"] == dtypes["bind_network.proj.weight"] == dtypes["prefix_value_up"] == torch.float32
+    )
+
+
+def test_lora_is_added_before_rounding(golden: Golden) -> None:
+    official = bound(golden.official("finetune", 4))
+    key = "llama.layers.0.feed_forward.w1.weight"
+    exact = convert_adapter_state_dict(official)["language_model.model.layers.0.mlp.gate_proj.weight"]
+    half = {name: value.half() if name == key else value for name, value in official.items()}
+    rounded_once = (exact - official[key] + official[key].half()).half()
+    merged = convert_adapter_state_dict(half)["language_model.model.layers.0.mlp.gate_proj.weight"]
+    assert merged.dtype == torch.float16
+    torch.testing.assert_close(merged, rounded_once, atol=0, rtol=1e-3)
+    assert not torch.equal(merged, half[key])
+
+
+def test_a_planned_weight_reads_only_what_it_is_made_of(golden: Golden) -> None:
+    reads: Counter[str] = Counter()
+    official = weights_in_memory(bound(golden.official("finetune", 4)))
+
+    def counted(key: str) -> Tensor:
+        reads[key] += 1
+        return official[key].read()
+
+    watched = {key: replace(weight, read=lambda key=key: counted(key)) for key, weight in official.items()}
+    plan = plan_adapter_weights(watched)
+    assert not reads
+    next(weight for weight in plan.model if weight.name.endswith("1.self_attn.k_proj.weight")).make()
+    stem = "llama.layers.1.attention"
+    assert reads == {f"{stem}.wk.weight": 1, f"{stem}.lora_wk_l1.weight": 1, f"{stem}.lora_wk_l2.weight": 1}
+
+
+def test_only_the_gates_of_layers_with_a_prefix_are_kept(golden: Golden) -> None:
+    official = bound(golden.official("pretrain", 2))
+    gates = convert_adapter_state_dict(official)["gates"]
+    assert torch.equal(gates, torch.stack([official[f"llama.layers.{i}.attention.gate"].flatten() for i in (2, 3)]))
 
 
 def test_missing_weights_are_named(golden: Golden) -> None:
-    official = golden.official("finetune", 4)
+    official = bound(golden.official("finetune", 4))
     del official["llama.layers.2.attention.lora_wk_l2.weight"], official["image_bind_f1_2.weight"]
     with pytest.raises(
-        CheckpointError, match=r"missing weights: image_bind_f1_2\.weight, llama\.layers\.2\.att.*wk_l2"
+        CheckpointError, match=r"missing.*image_bind_f1_2\.weight, llama\.layers\.2\.attention\.lora_wk_l2"
     ):
-        convert_adapter_state_dict(official, num_attention_heads=4)
+        convert_adapter_state_dict(official)
 
 
 def test_unexpected_weights_are_named(golden: Golden) -> None:
-    official = golden.official("finetune", 4) | {"image_bind_norm_1.bias": torch.zeros(64)}
-    with pytest.raises(CheckpointError, match=r"unexpected weights: image_bind_norm_1\.bias"):
-        convert_adapter_state_dict(official, num_attention_heads=4)
+    official = bound(golden.official("finetune", 4)) | {"llama.layers.1.attention.wq.scale": torch.zeros(64)}
+    with pytest.raises(CheckpointError, match=r"unexpected.*llama\.layers\.1\.attention\.wq\.scale"):
+        convert_adapter_state_dict(official)
+
+
+def test_weights_of_another_shape_are_named(golden: Golden) -> None:
+    official = bound(golden.official("finetune", 4)) | {"llama.layers.1.attention.gate": torch.zeros(1, 8, 1, 1)}
+    with pytest.raises(CheckpointError, match=r"layers\.1\.attention\.gate is \(1, 8, 1, 1\), expected \(1, 4, 1, 1\)"):
+        convert_adapter_state_dict(official)
 
 
 def test_an_adapter_alone_asks_for_the_llama() -> None:
-    with pytest.raises(CheckpointError, match="LLaMA"):
-        convert_adapter_state_dict({"prefix_query.weight": torch.zeros(2, 4)}, num_attention_heads=2)
-
-
-def test_heads_that_do_not_fit_are_refused(golden: Golden) -> None:
-    with pytest.raises(CheckpointError, match="pass num_attention_heads"):
-        convert_adapter_state_dict(golden.official("finetune", 4), num_attention_heads=5)
-
-
-def test_the_three_official_files_come_together(golden: Golden) -> None:
-    official = golden.official("finetune", 4)
-    tuned = re.compile(r"bias|gate|lora|norm")
-    imagebind = {k.removeprefix("image_bind."): v for k, v in official.items() if k.startswith("image_bind.")}
-    adapter = {k: v for k, v in official.items() if not k.startswith("image_bind.")}
-    llama = {
-        k.removeprefix("llama."): v
-        for k, v in adapter.items()
-        if k.startswith("llama.") and not re.search("bias|gate|lora", k)
-    }
-    llama |= {"rope.freqs": torch.zeros(8), "norm.weight": torch.zeros(64)}  # the adapter's norms win
-    adapter = {
-        k.replace("llama.", "llma."): v for k, v in adapter.items() if not k.startswith("llama.") or tuned.search(k)
-    }
-    adapter["prefix_projector_norm.weight"] = torch.zeros(64)
-    together = official_state_dict(llama, adapter, imagebind)
-    assert together.keys() == official.keys()
-    assert all(torch.equal(together[key], value) for key, value in official.items())
+    with pytest.raises(CheckpointError, match=r"llama\.tok_embeddings\.weight is missing"):
+        convert_adapter_state_dict({"prefix_query.weight": torch.zeros(2, 4)})
 
 
 def test_sampling_defaults_are_those_of_the_paper() -> None:

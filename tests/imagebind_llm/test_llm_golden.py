@@ -143,12 +143,15 @@ def test_hidden_states_and_logits_of_a_batch(golden: Golden, build: Build) -> No
         close(value, golden.inference[f"finetune_full_b2.{part}"])
 
 
-def test_unmerged_lora_gives_the_same_logits(golden: Golden, build: Build) -> None:
-    model = build("finetune", 4, keep_lora=True)
+@pytest.mark.parametrize(("phase", "layers"), MODELS, ids=MODEL_IDS)
+def test_hidden_states_and_logits_with_the_lora_kept_apart(
+    golden: Golden, build: Build, phase: str, layers: int
+) -> None:
+    model, name = build(phase, layers, keep_lora=True), f"{phase}_{'full' if layers == 4 else 'part'}"
     embeddings = golden.visual["visual.image+audio.embed"][:, 0]
     hidden, logits = run(model, golden.inference["tokens"], golden.inference["extra"], embeddings)
     for part, value in {**hidden, **logits}.items():
-        close(value, golden.inference[f"finetune_full.{part}"])
+        close(value, golden.inference[f"{name}.{part}"])
 
 
 @pytest.mark.parametrize("name", GREEDY)
@@ -162,7 +165,9 @@ def test_greedy_ids(golden: Golden, build: Build, name: str) -> None:
     total = min(case["options"].get("seq", 512), prompt.shape[1] + case["max_gen_len"])
     eos = case["options"].get("eos", 2)
     model = build("finetune" if case["model"]["finetune"] else "pretrain", case["model"]["query_layer"])
-    generated = model.generate(prompt, embeddings=embedding, max_length=total, eos_token_id=eos, pad_token_id=0)
+    length = total - prompt.shape[1]
+    options = {"do_sample": False, "max_new_tokens": length, "eos_token_id": eos}
+    generated = model.generate(prompt, embeddings=embedding, **options)
     answer = generated[0, prompt.shape[1] :].tolist()
     assert (answer[: answer.index(eos)] if eos in answer else answer) == case["ids"]
 

@@ -93,3 +93,11 @@ def test_a_folder_without_a_processor_is_refused(tmp_path: Path) -> None:
         ImageBindLlmProcessor.from_pretrained(tmp_path)
     with pytest.raises(ModelNotFoundError, match="neither"):
         ImageBindLlmProcessor.from_pretrained(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "imagebind/tokenizer.json", "imagebind/processor_config.json"])
+def test_a_folder_with_a_file_missing_is_refused(processor: ImageBindLlmProcessor, tmp_path: Path, file: str) -> None:
+    processor.save_pretrained(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(ModelNotFoundError, match=f"{Path(file).name}.*copy the model's folder whole"):
+        ImageBindLlmProcessor.from_pretrained(tmp_path)

@@ -1,11 +1,13 @@
 """Tiny models and data for the stages."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from converted_models import converted_folder
 from golden_adapter import HEADS
 from training_fixture import VOCABULARY, WIDTH, Model, RandomItems, TrainingGolden
 from transformers import LlamaConfig
@@ -19,8 +21,10 @@ from ibllm_tools.imagebind_llm import ImageBindLlmConfig, ImageBindLlmProcessor
 
 
 @pytest.fixture(scope="session")
-def golden(reference: Path) -> TrainingGolden:
-    return TrainingGolden.load(reference)
+def golden(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingGolden:
+    golden = TrainingGolden.load(reference)
+    golden.converted = partial(converted_folder, reference, tmp_path_factory)
+    return golden
 
 
 @pytest.fixture

@@ -139,10 +139,8 @@ def test_merging_without_lora_does_nothing(tiny_model: Build) -> None:
 
 def test_merging_equals_the_converter(golden: Any) -> None:
     """The official checkpoint, loaded with LoRA and merged here, is the one merged at conversion."""
-    from ibllm_tools.checkpoints.imagebind_llm import convert_adapter_state_dict
-
     merged = merge_lora(golden.model("finetune")).state_dict()
-    expected = convert_adapter_state_dict(golden.official("finetune", 4), num_attention_heads=HEADS)
+    expected = ImageBindLlmForConditionalGeneration.from_pretrained(golden.converted("finetune")).state_dict()
     assert merged.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(merged[name], value, atol=1e-6, rtol=1e-6)

@@ -1,13 +1,14 @@
 """The research code's tiny LLaMA_adapter as it was trained, and items to train on."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from golden_adapter import HEADS, NORM_EPS, Golden
+from golden_adapter import Golden
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ibllm_tools.checkpoints.imagebind_llm import convert_adapter_state_dict, imagebind_llm_config_from_state_dict
 from ibllm_tools.imagebind_llm import ImageBindLlmForConditionalGeneration
 from ibllm_tools.training import Stage, prepare_for_stage
 
@@ -18,19 +19,12 @@ WIDTH, VOCABULARY = 16, 97
 class TrainingGolden(Golden):
     """The golden fixtures, with the models and the batch that they were made with."""
 
+    converted: Callable[..., Path]
+    """The folder of one of the models, see :func:`converted_models.converted_folder`."""
+
     def model(self, phase: Stage, prefix_layers: int = 4) -> Model:
         """A fresh model, prepared for its stage."""
-        official = self.official(phase, prefix_layers)
-        config = imagebind_llm_config_from_state_dict(
-            official,
-            num_attention_heads=HEADS,
-            norm_eps=NORM_EPS,
-            keep_lora=True,
-            imagebind_config=self.imagebind_config(),
-        )
-        model = prepare_for_stage(Model(config), phase)
-        model.load_state_dict(convert_adapter_state_dict(official, num_attention_heads=HEADS, keep_lora=True))
-        return model
+        return prepare_for_stage(Model.from_pretrained(self.converted(phase, prefix_layers, keep_lora=True)), phase)
 
     def batch(self) -> dict[str, Tensor]:
         """What the three updates of the fixture were made with."""
