@@ -39,6 +39,7 @@ format: $(INSTALLED) ## let ruff format and repair what it can
 bench: $(INSTALLED) ## measure, and write the numbers into benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/ask.py --write
 	@$(BIN)/python benchmarks/injection.py --write
+	@$(BIN)/python benchmarks/imagebind.py --write
 
 train: $(INSTALLED) ## train the embedded model again, from procedural data (hours; resumes where it stopped)
 	@$(BIN)/python -m ibllm_tools.mini train
