@@ -1,7 +1,7 @@
 """ImageBind at its true size: procedural weights in the official format, converted, give the research code's outputs.
 
 The weights (1.22 B parameters) follow from a formula in the golden fixtures, which hold what the official code makes of
-them. Needs 10 GB of disk below pytest's temporary folder and 7 GiB of memory at its peak; takes some 3 minutes.
+them. Needs 10 GB of disk below pytest's temporary folder and 7 GiB of memory at its peak; takes 2 to 4 minutes.
 """
 
 import importlib.util
