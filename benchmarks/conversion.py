@@ -84,7 +84,7 @@ def _measured(place: Path) -> str:
     rows.append(answer.row(f"`ask` about a sound, {TOKENS} tokens, 7 B in bfloat16, from the shell", 0))
     if not answer.output.strip():
         raise SystemExit("the 7 B model said nothing")
-    return table(["command", "time", "resident at the peak", "of it anonymous", "on disk"], rows)
+    return table(["command", "time", "memory at the peak", "of it private", "on disk"], rows)
 
 
 def ibllm(*arguments: str | Path) -> Cost:

@@ -3,11 +3,16 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ibllm_tools.errors import ModelNotFoundError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_hub_id(name: object) -> TypeGuard[str]:
+    """Whether this is ``owner/name`` on the hub; not where ``owner`` is a folder here, so that a typo asks nobody."""
+    return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
 
 
 def fetched(hub_id: str, patterns: Sequence[str], **options: Any) -> Path:

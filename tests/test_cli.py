@@ -13,7 +13,7 @@ from sample_files import broken_files, write_image, write_mesh, write_sound, wri
 from tiny_model import saved_tiny_model
 
 import ibllm_tools
-from ibllm_tools import Answer, Assistant, Evidence, Limits, Usage
+from ibllm_tools import Answer, Assistant, Evidence, ImageBindConfig, ImageBindModel, Limits, Usage
 from ibllm_tools.assistant.access import Access
 from ibllm_tools.cli import COMMANDS, command_parser, main
 from ibllm_tools.cli.doctor import Report
@@ -272,6 +272,24 @@ def test_doctor_reports_an_unusable_model(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     assert main(["doctor", "--model", str(tmp_path)]) == 2
     assert "PROBLEM" in capsys.readouterr().out
+
+
+def test_doctor_says_what_an_encoder_alone_is_good_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ImageBindModel(ImageBindConfig(imu_config={"hidden_size": 8, "num_attention_heads": 2})).save_pretrained(tmp_path)
+    assert main(["doctor", "--model", str(tmp_path)]) == 2
+    assert "of type 'imagebind', which answers no questions; `ibllm embed`" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_at_once() -> None:
+    code = (
+        "import os, signal\nfrom ibllm_tools.cli.terminal import interrupted_at_once\n"
+        "with interrupted_at_once():\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except BaseException: pass\n"
+        "    print('swallowed')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
 
 
 # ---- the program

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ibllm_tools.errors import ModelNotFoundError, StoreError
-from ibllm_tools.hub import HUB_ID, fetched
+from ibllm_tools.hub import fetched, is_hub_id
 
 MINI = "mini"
 QUANTIZATIONS = ("int8", "int4")
@@ -38,7 +38,7 @@ def find_model(model: str | Path) -> Path:
         raise ModelNotFoundError(f"{folder}: the embedded model is not there; reinstall ibllm-tools")
     if folder.exists():
         raise ModelNotFoundError(f"{model}: no config.json in it, expected the folder of a converted model")
-    if isinstance(model, str) and HUB_ID.fullmatch(model):
+    if is_hub_id(model):
         return fetched(model, HUB_PATTERNS)
     raise ModelNotFoundError(f"{model}: no such folder; expected 'mini', a model's folder or a hub id (owner/name)")
 

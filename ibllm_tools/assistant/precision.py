@@ -47,8 +47,9 @@ def quantization_config(quantization: str | QuantizationConfigMixin, dtype: torc
     """The settings that transformers quantises a model with.
 
     Args:
-        quantization: ``"int8"`` (LLM.int8(), arXiv 2208.07339) or ``"int4"`` (NF4, arXiv 2305.14314), which quantise
-            the linear layers of the language model's decoder and nothing else. A configuration is taken as it is.
+        quantization: ``"int8"`` (LLM.int8(), arXiv 2208.07339) or ``"int4"`` (NF4, quantised twice, arXiv
+            2305.14314), which quantise the linear layers of the language model's decoder and nothing else. A
+            configuration is taken as it is.
         dtype: what the layers compute in and the other weights are.
 
     Raises:
@@ -64,7 +65,9 @@ def quantization_config(quantization: str | QuantizationConfigMixin, dtype: torc
     _require_bitsandbytes()
     wanted: dict[str, Any] = {"load_in_8bit": True}
     if quantization == "int4":
-        wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        # Not doubly quantised, bitsandbytes (0.50) garbles its scales on a CPU as soon as the weights are saved.
+        nested = {"bnb_4bit_use_double_quant": True}
+        wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype, **nested}
     return BitsAndBytesConfig(**wanted, llm_int8_skip_modules=_KEPT)  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,14 @@
-"""Official checkpoints -> folders that ``from_pretrained`` loads."""
+"""Official checkpoints -> folders that ``from_pretrained`` loads.
+
+One file per conversion, named after what it makes: ``imagebind``, ``point_bind``, ``imagebind_llm``, ``visual_cache``.
+Below them
+
+- what is read: ``reading`` (any official file, safely), ``llama`` (with ``llama_meta`` and ``llama_hugging_face``,
+  ``llama_tokenizer``), ``adapter_file``, ``clip_tokenizer``, ``faiss_index``, ``model_weights`` (a converted folder);
+- what becomes of it: ``adapter_weights`` (LLaMA and adapter), ``imagebind.official_weights`` (one room below);
+- what is written: ``writing`` (shard by shard), ``staging`` (whole or not at all), ``peft_adapter``, ``model_card``;
+- what is known of published files: ``known_files``.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -17,11 +17,17 @@ _UNUSED = "prefix_projector_norm."
 """A norm in early checkpoints that no code refers to any more."""
 _LEGACY = re.compile(r"image_bind_(norm|f\d)_\d\.bias")
 _FOREIGN = (
-    (r"modality_(preprocessors|trunks|heads|postprocessors)\..+", "ImageBind's weights: pass them as imagebind"),
-    (r"(bind|point_encoder)\..+", "Point-Bind's weights: convert them with point-bind"),
-    (r"(module\.)?(tok_embeddings|layers\.\d+|model\.layers\.\d+)\..+", "a LLaMA: pass its folder as llama"),
-    (r"(adapter|visual)_query\.weight", "an adapter of LLaMA-Adapter V1 or V2, which is another model"),
-    (r"(language_model|bind_network|imagebind)\..+", "converted already: load its folder"),
+    (
+        r"modality_(preprocessors|trunks|heads|postprocessors)\..+",
+        "but ImageBind's weights: pass them as imagebind (--imagebind)",
+    ),
+    (r"(bind|point_encoder)\..+", "but Point-Bind's weights: convert them with point-bind"),
+    (
+        r"(module\.)?(tok_embeddings|layers\.\d+|model\.layers\.\d+)\..+",
+        "but a LLaMA: pass its folder as llama (--llama)",
+    ),
+    (r"(adapter|visual)_query\.weight", "but one of LLaMA-Adapter V1 or V2, which is another model"),
+    (r"(language_model|bind_network|imagebind)\..+", "but converted already: load its folder"),
 )
 
 
@@ -87,7 +93,7 @@ def _require_adapter(file: OfficialFile, weights: Mapping[str, OfficialWeight]) 
         raise IncompatibleModelError(
             f"{file.path}: its bind network is the legacy one with LayerNorms and biases "
             f"({names_listed(sorted(legacy))}), as in 7B-beta.pth; only that of the stable release is "
-            "supported: use 7B.pth, with Open-Chinese-LLaMA as llama"
+            "supported: use 7B.pth, with Open-Chinese-LLaMA as llama (--llama)"
         )
     if _QUERIES in weights:
         if len(shape := weights[_QUERIES].shape) != 2:

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from ibllm_tools.checkpoints.reading import SourceFile, source_file
 from ibllm_tools.errors import CheckpointError, InvalidRequestError
-from ibllm_tools.hub import HUB_ID, fetched
+from ibllm_tools.hub import fetched, is_hub_id
 from ibllm_tools.imagebind.fingerprint import PROCESSOR_FOLDER
 from ibllm_tools.imagebind.tokenization_imagebind import clip_tokenizer, clip_tokenizer_from_bpe
 
@@ -75,7 +75,7 @@ def _file_of(source: str | Path) -> tuple[Path, str]:
     if place.is_dir():
         file = _file_in(place)
         return file, file.name
-    if isinstance(source, str) and HUB_ID.fullmatch(source):
+    if is_hub_id(source):
         file = _file_in(fetched(source, _FILES))
         return file, f"{source}/{file.name}"
     raise InvalidRequestError(

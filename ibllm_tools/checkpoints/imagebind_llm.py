@@ -201,7 +201,7 @@ def _own_encoder(
     if not adapter.imagebind:
         raise InvalidRequestError(
             f"{adapter.file.path}: there is no ImageBind in it; pass imagebind_w3D.pth, imagebind_huge.pth or the "
-            "folder that one was converted to as imagebind"
+            "folder that one was converted to as imagebind (--imagebind)"
         )
     return official_encoder(adapter.imagebind, adapter.file, tokenizer=tokenizer, config=config, dtype=dtype)
 

@@ -18,6 +18,10 @@ LLAMA_LICENCE = (
     "LLaMA's weights, and all derived from them: Meta's LLaMA licence, for research without commercial use "
     "(https://github.com/facebookresearch/llama/tree/llama_v1)"
 )
+VISUAL_CACHE_LICENCE = (
+    "ImageBind-LLM's visual cache, features of other people's pictures: no licence stated "
+    "(https://huggingface.co/csuhan/knn)"
+)
 IMAGEBIND_LLM_LICENCE = (
     "ImageBind-LLM's adapter: published for research from a GPL-3.0 repository "
     "(https://github.com/OpenGVLab/LLaMA-Adapter/tree/main/imagebind_LLM)"

@@ -20,7 +20,7 @@ from ibllm_tools.checkpoints.llama_tokenizer import load_llama_tokenizer
 from ibllm_tools.checkpoints.llama_weights import LlamaFolder, LlamaWeights
 from ibllm_tools.checkpoints.reading import SourceFile, source_file
 from ibllm_tools.errors import CheckpointError, IncompatibleModelError, InvalidRequestError, ModelNotFoundError
-from ibllm_tools.hub import HUB_ID, fetched
+from ibllm_tools.hub import fetched, is_hub_id
 
 _BEGIN, _END = 1, 2
 _SENTENCEPIECE, _TOKENIZERS = "tokenizer.model", "tokenizer.json"
@@ -204,7 +204,7 @@ def _located(source: str | Path) -> tuple[Path, str | None]:
         raise InvalidRequestError(f"{source}: this is a file; name the folder that it lies in")
     if folder.is_dir():
         return _model_folder(folder), None
-    if isinstance(source, str) and HUB_ID.fullmatch(source):
+    if is_hub_id(source):
         folder = fetched(source, [*_SETTINGS, "model*.safetensors"])
         if not any(folder.glob("model*.safetensors")):
             folder = fetched(source, [*_SETTINGS, "pytorch_model*.bin"])

@@ -23,6 +23,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from ibllm_tools.checkpoints.model_weights import INDEX_FILE, WEIGHTS_FILE
 from ibllm_tools.checkpoints.reading import SourceFile
 from ibllm_tools.checkpoints.staging import staged_folder
+from ibllm_tools.checkpoints.visual_cache import CACHE_FOLDER
 from ibllm_tools.errors import CheckpointError, InvalidRequestError
 from ibllm_tools.imagebind.fingerprint import DIGEST_KEY, EncoderDigest, store_fingerprint
 from ibllm_tools.imagebind.official_weights import require_weights
@@ -135,10 +136,17 @@ def require_target(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not overwrite:
-        raise InvalidRequestError(f"{folder}: not empty; choose another folder, or overwrite the model that is there")
+        raise InvalidRequestError(
+            f"{folder}: not empty; choose another folder, or overwrite the model that is there (--overwrite)"
+        )
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
     if model_type(folder) not in _OWN_MODEL_TYPES:
         raise InvalidRequestError(f"{folder}: holds no converted model, so it stays; choose another folder")
+    if (folder / CACHE_FOLDER).exists():
+        raise InvalidRequestError(
+            f"{folder}: has a visual cache, which took long to make, so it stays; move {CACHE_FOLDER} away (and back "
+            "afterwards, if the encoder is the same), or choose another folder"
+        )
     if foreign := [file for file in files if not _OWN_FILES.fullmatch(file)]:
         raise InvalidRequestError(
             f"{folder}: holds files that are no part of a model ({', '.join(foreign[:3])}), so it stays; "

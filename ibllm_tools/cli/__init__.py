@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from ibllm_tools.cli.terminal import quiet_libraries, report
+from ibllm_tools.cli.terminal import INTERRUPTED, quiet_libraries, report
 from ibllm_tools.errors import IbllmError
 
 COMMANDS = {
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # what is still buffered would fail again when Python exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

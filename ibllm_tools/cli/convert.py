@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ibllm_tools.checkpoints import known_files
 from ibllm_tools.cli.options import DTYPES
+from ibllm_tools.cli.terminal import interrupted_at_once
 
 if TYPE_CHECKING:
     from ibllm_tools.checkpoints import Conversion
@@ -26,6 +27,7 @@ examples:
   ibllm convert imagebind-llm 7B.pth --llama llama --imagebind models/imagebind -o models/imagebind-llm
   ibllm convert cache knn.index -o models/imagebind-llm
 """
+ENCODER_TYPE = "imagebind"
 _TOKENIZER_HELP = (
     "CLIP's bpe_simple_vocab_16e6.txt.gz, the folder of a CLIP tokenizer, or its hub id; by default that file beside "
     "the checkpoint"
@@ -105,7 +107,8 @@ def _add_imagebind_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert_imagebind(options: argparse.Namespace) -> None:
-    from ibllm_tools.checkpoints import convert_imagebind
+    with interrupted_at_once():
+        from ibllm_tools.checkpoints import convert_imagebind
 
     conversion = convert_imagebind(
         options.checkpoint,
@@ -127,7 +130,8 @@ def _add_point_bind_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert_point_bind(options: argparse.Namespace) -> None:
-    from ibllm_tools.checkpoints import convert_point_bind
+    with interrupted_at_once():
+        from ibllm_tools.checkpoints import convert_point_bind
 
     conversion = convert_point_bind(options.checkpoint, into=options.into, config=_config(options))
     _summarise(conversion, f"ibllm embed MESH.glb --model {_quoted(options.into)} -o vectors.npy")
@@ -157,7 +161,8 @@ def _add_imagebind_llm_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert_imagebind_llm(options: argparse.Namespace) -> None:
-    from ibllm_tools.checkpoints import convert_imagebind_llm
+    with interrupted_at_once():
+        from ibllm_tools.checkpoints import convert_imagebind_llm
 
     conversion = convert_imagebind_llm(
         options.adapter,
@@ -180,13 +185,18 @@ def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert_cache(options: argparse.Namespace) -> None:
-    from ibllm_tools.checkpoints import convert_visual_cache
+    with interrupted_at_once():
+        from ibllm_tools.checkpoints import convert_visual_cache
+        from ibllm_tools.checkpoints.writing import model_type
 
     conversion = convert_visual_cache(options.index, options.output, model=options.model)
     _warn(conversion.warnings)
     print(f"{conversion.folder}: {conversion.features:,} image features of width {conversion.dimension:,}")
-    apart = f" --cache {_quoted(conversion.folder)}" if options.model else ""
-    print(f'next: ibllm ask "What is this?" FILE --model {_quoted(options.model or options.output)}{apart}')
+    encoder = options.model or options.output
+    alone = model_type(Path(encoder).expanduser()) == ENCODER_TYPE  # which answers no questions by itself
+    model = "MODEL_OF_THIS_ENCODER" if alone else _quoted(encoder)
+    apart = f" --cache {_quoted(conversion.folder)}" if alone or options.model else ""
+    print(f'next: ibllm ask "What is this?" FILE --model {model}{apart}')
 
 
 def _config(options: argparse.Namespace) -> "ImageBindConfig | None":
@@ -217,7 +227,7 @@ _KINDS = {
     "imagebind": _Kind(
         summary="ImageBind: images, sounds, texts, ... into one space",
         description="""\
-Turn ImageBind's official checkpoint into a model's folder. The file is 4.8 GB, and so is the folder; 8 GB of memory
+Turn ImageBind's official checkpoint into a model's folder. The file is 4.8 GB, and so is the folder; 3 GB of memory
 do.""",
         examples="""\
 examples:
@@ -244,8 +254,8 @@ examples:
     "imagebind-llm": _Kind(
         summary="ImageBind-LLM: a LLaMA that answers questions about all of these",
         description="""\
-Put an adapter of ImageBind-LLM, the LLaMA that it was trained on and ImageBind together into a model's folder. Merging
-the 7 B model takes 20 GB of memory and of disk.""",
+Put an adapter of ImageBind-LLM, the LLaMA that it was trained on and ImageBind together into a model's folder. The 7
+B model takes some 7 GB of memory, and 17 to 21 GB of disk.""",
         examples="""\
 examples:
   ibllm convert imagebind-llm 7B.pth --llama llama --imagebind imagebind_w3D.pth -o models/imagebind-llm
@@ -271,7 +281,7 @@ examples:
   ibllm convert cache knn.index -o models/imagebind-llm
   ibllm convert cache knn.index --model models/imagebind-llm -o caches/coco
 """,
-        licences=(),
+        licences=(known_files.VISUAL_CACHE_LICENCE,),
         add_arguments=_add_cache_arguments,
         convert=_convert_cache,
     ),

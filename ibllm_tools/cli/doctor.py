@@ -24,6 +24,7 @@ examples:
 DISTRIBUTION = "ibllm-tools"
 REQUIREMENT = re.compile(r"([\w.-]+)[^;]*(?:;\s*extra\s*==\s*[\"']([\w.-]+)[\"'])?$")
 HIDDEN_EXTRAS = ("all", "dev")
+ANSWERING = "imagebind_llm"
 
 
 class Extra(BaseModel):
@@ -40,6 +41,7 @@ class ModelFiles(BaseModel):
 
     name: str
     folder: str
+    type: str | None = Field(description="'imagebind_llm' answers questions; 'imagebind' embeds files.")
     files: list[str] = Field(description="Files with weights.")
     sha256: str = Field(description="SHA-256 over the files with weights, in their order.")
     bytes: int = Field(description="Bytes of the files with weights.")
@@ -86,6 +88,10 @@ def examine(model: str) -> Report:
         files = _model_files(model)
     except IbllmError as error:
         problems.append(str(error))
+    if files is not None and files.type != ANSWERING:
+        problems.append(
+            f"{model}: of type {files.type!r}, which answers no questions; `ibllm embed` takes an ImageBind"
+        )
     return Report(
         version=metadata.version(DISTRIBUTION),
         python=platform.python_version(),
@@ -113,7 +119,9 @@ def as_text(report: Report) -> str:
             f"model     {report.model.name}: {report.model.folder}",
             f"          {report.model.parameters:,} parameters, {report.model.bytes:,} bytes",
             f"          sha256 {report.model.sha256}",
-            f"          visual cache of {report.model.cached_images:,} images",
+            f"          visual cache of {report.model.cached_images:,} images"
+            if report.model.cached_images
+            else "          no visual cache",
         ]
     return "\n".join([*lines, *(f"PROBLEM   {problem}" for problem in report.problems)])
 
@@ -151,6 +159,7 @@ def _device() -> str:
 def _model_files(model: str) -> ModelFiles:
     """The files of a model; the weights are counted and hashed, not loaded."""
     from ibllm_tools.assistant.model_folder import CACHE_FILE, find_cache, find_model
+    from ibllm_tools.checkpoints.writing import model_type
 
     folder = find_model(model)
     files = sorted(file for file in folder.glob("*.safetensors") if file.name != CACHE_FILE)
@@ -160,6 +169,7 @@ def _model_files(model: str) -> ModelFiles:
     return ModelFiles(
         name=model,
         folder=str(folder),
+        type=None if (kind := model_type(folder)) is None else str(kind),
         files=[file.name for file in files],
         sha256=digest.hexdigest(),
         bytes=sum(file.stat().st_size for file in files),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibllm_tools.assistant.model_folder import QUANTIZATIONS
+from ibllm_tools.cli.terminal import interrupted_at_once
 from ibllm_tools.errors import IbllmError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def load_assistant(options: argparse.Namespace) -> "Assistant":
     """The assistant that the options name; no progress bars, no log below errors."""
     cache = True if options.cache is None else options.cache
     _prepare_loading(options.model, cache)
-    from ibllm_tools.assistant.assistant import Assistant
+    with interrupted_at_once():
+        from ibllm_tools.assistant.assistant import Assistant
 
     return Assistant.load(
         options.model,
@@ -107,7 +109,8 @@ def load_assistant(options: argparse.Namespace) -> "Assistant":
 def load_embedder(options: argparse.Namespace) -> "JointEmbedder":
     """The encoder that the options name, without its language model; as quiet as `load_assistant`."""
     _prepare_loading(options.model)
-    from ibllm_tools.assistant.embedding import JointEmbedder
+    with interrupted_at_once():
+        from ibllm_tools.assistant.embedding import JointEmbedder
 
     return JointEmbedder.load(options.model, device=options.device, dtype=options.dtype, limits=access(options).limits)
 
@@ -117,7 +120,8 @@ def _prepare_loading(model: str, cache: bool | str = False) -> None:
 
     find_cache(cache, find_model(model))  # a wrong name is refused before torch is imported, which takes seconds
 
-    from transformers.utils import logging as transformers_logging
+    with interrupted_at_once():
+        from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same

@@ -300,9 +300,14 @@ class ImageBindModel(PreTrainedModel):
 
         Raises:
             CheckpointError: a weight is missing, unexpected or of another shape.
+            InvalidRequestError: no model at all.
         """
         from ibllm_tools.imagebind import official_weights  # it needs this file
 
+        if not isinstance(module, nn.Module):
+            raise InvalidRequestError(
+                f"a {type(module).__name__}, expected a live model; `ibllm convert imagebind` reads a checkpoint"
+            )
         official = module.state_dict()
         config = (
             official_weights.imagebind_config_from_state_dict(official) if config is None else copy.deepcopy(config)

@@ -227,7 +227,7 @@ def require_official_weights(found: Mapping[str, Shape], config: ImageBindConfig
         CheckpointError: a weight is missing, unexpected or of another shape.
     """
     expected = official_shapes(config)
-    remedy = "is the file complete? A checkpoint of another size needs its own `config`"
+    remedy = "is the file complete? A checkpoint of another size needs its own `config` (--config)"
     if expected.keys().isdisjoint(found):
         remedy = "is this an ImageBind checkpoint?"
     require_weights(found, expected, origin=origin, remedy=remedy)

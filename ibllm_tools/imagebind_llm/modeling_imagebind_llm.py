@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
@@ -438,4 +438,5 @@ def _linear_part(projection: Any, inputs: Tensor) -> Tensor:
     return outputs - bias
 
 
+AutoModel.register(ImageBindLlmConfig, ImageBindLlmForConditionalGeneration, exist_ok=True)
 AutoModelForCausalLM.register(ImageBindLlmConfig, ImageBindLlmForConditionalGeneration, exist_ok=True)

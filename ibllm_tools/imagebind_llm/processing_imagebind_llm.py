@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from ibllm_tools.errors import InvalidRequestError, ModelNotFoundError
-from ibllm_tools.hub import HUB_ID, fetched
+from ibllm_tools.hub import fetched, is_hub_id
 from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
 
 PROMPT_TEMPLATE = (
@@ -145,7 +145,7 @@ class ImageBindLlmProcessor:
 def _local_folder(source: str | PathLike[str], hub_options: dict[str, Any]) -> Path:
     if Path(source).is_dir():
         return Path(source)
-    if HUB_ID.fullmatch(str(source)):
+    if is_hub_id(str(source)):
         return fetched(str(source), ["*.json", "*.txt", "*.model", f"{_IMAGEBIND_FOLDER}/*"], **hub_options)
     raise ModelNotFoundError(f"{source}: neither a folder nor a hub id (owner/name)")
 

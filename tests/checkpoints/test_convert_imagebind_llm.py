@@ -461,10 +461,10 @@ def test_a_raw_checkpoint_with_another_vocabulary_is_refused(convert: Convert, e
     [
         (
             "imagebind_w3D.pth",
-            r"imagebind_w3D\.pth: no adapter of ImageBind-LLM, ImageBind's weights: pass them as imagebind",
+            r"imagebind_w3D\.pth: no adapter of ImageBind-LLM, but ImageBind's weights: pass them as imagebind",
         ),
-        ("llama/7B/consolidated.00.pth", r"no adapter of ImageBind-LLM, a LLaMA: pass its folder as llama"),
-        ("model/model.safetensors", r"no adapter of ImageBind-LLM, converted already: load its folder"),
+        ("llama/7B/consolidated.00.pth", r"no adapter of ImageBind-LLM, but a LLaMA: pass its folder as llama"),
+        ("model/model.safetensors", r"no adapter of ImageBind-LLM, but converted already: load its folder"),
     ],
 )
 def test_another_file_instead_of_the_adapter_is_named(

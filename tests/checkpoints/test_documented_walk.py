@@ -6,15 +6,18 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from official_files import tiny_imagebind_config, write_adapter, write_imagebind, write_llama
 
+from ibllm_tools import Answer
 from ibllm_tools.cli import main
-from ibllm_tools.imagebind import ImageBindModel, ImageBindProcessor
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "official-weights.md").read_text(encoding="utf-8")
+WIDTH = 44
+"""Of the tiny joint embedding."""
 MEDIA = {"dog.jpg": "bell.png", "bark.wav": "bell.wav", "dog.glb": "duck.glb"}
 
 
@@ -58,6 +61,9 @@ def test_the_page_leads_from_the_official_files_to_an_answer(capsys: pytest.Capt
         done.append(words[1] if words[0] == "convert" else words[0])
     assert "error" not in capsys.readouterr().err
     assert set(done) == {"imagebind", "point-bind", "imagebind-llm", "cache", "embed", "ask"}
-    model = ImageBindModel.from_pretrained("models/imagebind")
-    processor = ImageBindProcessor.from_pretrained("models/imagebind")
-    assert model.get_audio_features(**processor(audio="bark.wav")).shape == (1, model.config.projection_dim)
+    names: dict[str, Any] = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+        exec(compile(code, "official-weights.md", "exec"), names)
+    assert names["features"].shape == (1, WIDTH)
+    assert names["vectors"].shape == (2, WIDTH)
+    assert [type(answer) for answer in names["answers"]] == [Answer, Answer]

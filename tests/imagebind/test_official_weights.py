@@ -146,7 +146,7 @@ def test_missing_unexpected_and_misshapen_weights_are_named_by_their_official_na
         "huge.pth: weights do not fit (1 missing: modality_heads.imu.3.weight; "
         "1 unexpected: modality_heads.imu.2.weight; "
         "1 of another shape: modality_trunks.text.blocks.0.mlp.fc1.bias is (7,), expected (4096,)); "
-        "is the file complete? A checkpoint of another size needs its own `config`"
+        "is the file complete? A checkpoint of another size needs its own `config` (--config)"
     )
 
 
