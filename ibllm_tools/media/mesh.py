@@ -32,7 +32,9 @@ OFF_SIZES = re.compile(rb"[A-Z]*OFF[^\n]*+\n\s*+(?:#[^\n]*+\n\s*+)*+(\d++)\s++(\
 OFFICIAL_TYPES = ("model/ply", "model/pcd", "model/xyz", NPY, "model/obj")
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
+    """What a 3D file holds: points, and the faces between them."""
+
     vertices: NDArray[np.float64]  # (V, 3)
     triangles: NDArray[np.float64]  # (F, 3, 3): empty for a cloud
 
@@ -75,9 +77,9 @@ def decode_points(
             "use the default loader (official=False)"
         )
     with decoding(source, "3D model"), np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
-        geometry = _read_geometry(source, kind.mime, limits, official)
+        geometry = read_geometry(source, kind.mime, limits, official)
         raw = geometry.vertices
-        _refuse_unusable(raw, source)
+        refuse_unusable(raw, source)
         if official:
             return np.ascontiguousarray(raw, dtype=np.float32)
         rng = np.random.default_rng(seed)
@@ -88,18 +90,29 @@ def decode_points(
         return _to_unit_ball(raw, source)
 
 
-def _read_geometry(source: Source, mime: str, limits: Limits, official: bool) -> _Geometry:
+def read_geometry(source: Source, mime: str, limits: Limits, official: bool) -> Geometry:
+    """The content of a 3D file, as it lies in the file.
+
+    Args:
+        source: the file.
+        mime: its type.
+        limits: bounds on points and faces.
+        official: read OBJ as the research code does: its vertices, no faces.
+
+    Raises:
+        AttachmentError: it cannot be read.
+    """
     no_faces = np.empty((0, 3, 3))
     if mime in CLOUD_READERS:
-        return _Geometry(CLOUD_READERS[mime](source, limits), no_faces)
+        return Geometry(CLOUD_READERS[mime](source, limits), no_faces)
     data = read_source(source, limits)
     _check_announced(data, mime, source, limits)
     if official and mime == "model/obj":
-        return _Geometry(_obj_vertices(data), no_faces)
+        return Geometry(_obj_vertices(data), no_faces)
     return _load(data, mime, source, limits)
 
 
-def _load(data: bytes, mime: str, source: Source, limits: Limits) -> _Geometry:
+def _load(data: bytes, mime: str, source: Source, limits: Limits) -> Geometry:
     try:
         import trimesh
     except ImportError:
@@ -117,7 +130,7 @@ def _load(data: bytes, mime: str, source: Source, limits: Limits) -> _Geometry:
     )
     vertices = [_vertices(part) @ transform[:3, :3].T + transform[:3, 3] for transform, part in parts]
     triangles = [placed[_faces(part)] for placed, (_, part) in zip(vertices, parts, strict=True)]
-    return _Geometry(
+    return Geometry(
         np.concatenate([np.empty((0, 3)), *vertices]),  # (V, 3)
         np.concatenate([np.empty((0, 3, 3)), *triangles]),  # (F, 3, 3)
     )
@@ -175,7 +188,8 @@ def _obj_vertices(data: bytes) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def _refuse_unusable(vertices: NDArray[Any], source: Source) -> None:
+def refuse_unusable(vertices: NDArray[Any], source: Source) -> None:
+    """Raise a CorruptMediaError where there are no points, or points that are nowhere."""
     label = source_label(source)
     if not len(vertices):
         raise CorruptMediaError(f"{label}: no vertices, expected a 3D model or cloud; export it again")

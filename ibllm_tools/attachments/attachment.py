@@ -1,21 +1,17 @@
 """What a user hands in: a path, bytes, a data URI, an array, a handle or a URL, as one checked `Attachment`.
 
 An attachment knows its modality (by content), its MIME type and the sha256 of its bytes, and hands the decoders of
-`ibllm_tools.media` a path or the bytes. Agents pass handles (``att://<sha256>``), whose bytes lie in an
-`AttachmentStore`.
+`ibllm_tools.media` a path or the bytes.
 """
 
 import base64
 import binascii
 import hashlib
-import json
 import mimetypes
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, get_args
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
@@ -24,11 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ibllm_tools.errors import (
     AttachmentAccessError,
-    AttachmentNotFoundError,
     CorruptMediaError,
     InvalidRequestError,
     LimitExceededError,
-    StoreError,
     UnsupportedMediaError,
     one_line,
 )
@@ -38,7 +32,9 @@ from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import NPY, MediaType, Modality, sniff
 from ibllm_tools.media.source import Source, open_source, source_size
 
-HANDLE = re.compile(r"att://([0-9a-f]{64})")
+if TYPE_CHECKING:
+    from ibllm_tools.attachments.store import AttachmentStore
+
 SCHEME = re.compile(r"(data(?=:)|[a-z][a-z0-9+.-]+(?=://))", re.IGNORECASE)
 PIECE_BYTES = 1 << 20
 SUFFIXES = {"model/gltf-binary": ".glb", "model/obj": ".obj", "model/ply": ".ply", "audio/wav": ".wav", NPY: ".npy"}
@@ -156,78 +152,6 @@ class Attachment(BaseModel):
             return file.read()
 
 
-class AttachmentRecord(BaseModel):
-    """What a store remembers beside the bytes."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    mime: str
-    modality: Modality
-
-
-class AttachmentStore:
-    """A folder of attachments under their sha256, so that agents can pass ``att://`` handles in place of megabytes.
-
-    Files are written beside their place and renamed into it, so that several processes may share the folder.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{self.folder}: cannot hold a store ({error.strerror}); choose another folder") from error
-
-    def put(self, source: Any, **settings: Any) -> str:
-        """Keep an attachment, or whatever `Attachment` takes, and return its handle; what is there is kept once.
-
-        The name and the modality of the latest ``put`` of the same bytes are the ones remembered.
-        """
-        attachment = Attachment.of(source, **settings)
-        place = self._place(attachment.sha256)
-        record = AttachmentRecord(name=attachment.name, mime=attachment.mime, modality=attachment.modality)
-        try:
-            place.parent.mkdir(exist_ok=True)
-            # the record first: whoever sees the bytes finds it
-            _write_atomically(place.with_suffix(".json"), record.model_dump_json().encode())
-            if not place.exists():
-                _write_atomically(place, _unchanged_bytes(attachment))
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder}: cannot be written ({error.strerror}); free space or permissions"
-            ) from error
-        return attachment.handle
-
-    def path(self, handle: str) -> Path:
-        """Where the bytes of a handle lie.
-
-        Raises:
-            InvalidRequestError: not of the form ``att://<64 hexadecimal digits>``.
-            AttachmentNotFoundError: nothing is kept under it.
-        """
-        match = HANDLE.fullmatch(handle)
-        if match is None:
-            raise InvalidRequestError(
-                f"handle {one_line(handle)!r}, expected att:// and 64 hexadecimal digits; copy it whole"
-            )
-        place = self._place(match[1])
-        if not place.is_file():
-            raise AttachmentNotFoundError(f"{handle}: not in the store {self.folder}; put the attachment there again")
-        return place
-
-    def meta(self, handle: str) -> AttachmentRecord:
-        """Name, MIME type and modality of a handle; raises as `path` does."""
-        record = self.path(handle).with_suffix(".json")
-        try:
-            return AttachmentRecord.model_validate(json.loads(record.read_bytes()))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{handle}: its record is missing or damaged; put the attachment there again") from error
-
-    def _place(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / sha256
-
-
 class _Opened(NamedTuple):
     """What was handed in, as path or bytes, with what its carrier said about it."""
 
@@ -236,7 +160,7 @@ class _Opened(NamedTuple):
     modality: Modality | None = None
 
 
-def _open_text(text: str, roots: Roots, store: AttachmentStore | None, limits: Limits, allow_fetch: bool) -> _Opened:
+def _open_text(text: str, roots: Roots, store: "AttachmentStore | None", limits: Limits, allow_fetch: bool) -> _Opened:
     match = SCHEME.match(text)
     scheme = match[1].lower() if match else ""
     if scheme == "":
@@ -271,10 +195,11 @@ def _open_path(path: Path, roots: Roots) -> _Opened:
     return _Opened(resolved, path.name)
 
 
-def _open_handle(handle: str, store: AttachmentStore | None) -> _Opened:
+def _open_handle(handle: str, store: "AttachmentStore | None") -> _Opened:
     if store is None:
         raise InvalidRequestError(f"{one_line(handle)}: a handle without a store to look it up; pass store=...")
     record = store.meta(handle)
+    store.touch(handle)
     return _Opened(store.path(handle), record.name, record.modality)
 
 
@@ -320,21 +245,3 @@ def _clean_name(name: str) -> str:
 
 def _suffix(mime: str) -> str:
     return SUFFIXES.get(mime) or mimetypes.guess_extension(mime) or ""
-
-
-def _unchanged_bytes(attachment: Attachment) -> bytes:
-    data = attachment.read_bytes()
-    if hashlib.sha256(data).hexdigest() != attachment.sha256:
-        raise CorruptMediaError(f"{attachment.name}: changed while it was kept; put it again when it is complete")
-    return data
-
-
-def _write_atomically(place: Path, data: bytes) -> None:
-    descriptor, draft = tempfile.mkstemp(dir=place.parent, prefix=".draft-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(draft).replace(place)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
