@@ -1,10 +1,11 @@
 """Attachments of any modality as unit vectors of the joint space."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby, islice, repeat
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +22,15 @@ from ibllm_tools.imagebind.modeling_imagebind import ImageBindModel
 from ibllm_tools.imagebind.processing_imagebind import ImageBindProcessor
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import Modality
+from ibllm_tools.store.segments import Segment
 
 BATCH_SIZE = 16
-"""Attachments that are decoded before they are encoded together: what bounds the memory."""
+"""Attachments or segments that are decoded before they are encoded together: what bounds the memory."""
 
 _Key = tuple[Modality, str]
+_Prepared = tuple[Modality, Tensor] | IbllmError
+"""What a tower takes, with a batch axis of 1; or why there is nothing."""
+K = TypeVar("K")
 
 
 class JointEmbedder:
@@ -96,6 +101,11 @@ class JointEmbedder:
         """
         return self._fingerprint or fingerprint_of(self.model, self.processor)
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What it can embed."""
+        return self.model.modalities
+
     def embed(self, attachments: Sequence[Attachment]) -> NDArray[np.float32]:
         """Unit vectors, one row per attachment, (B, E).
 
@@ -125,31 +135,94 @@ class JointEmbedder:
             embedded |= self._embed_batch({key: waiting[key] for key in keys[start : start + BATCH_SIZE]})
         return [embedded[item.modality, item.sha256] for item in attachments]
 
+    def embed_segments(
+        self, parts: Iterable[tuple[Attachment, Sequence[Segment]]]
+    ) -> Iterator[NDArray[np.float32] | IbllmError]:
+        """A unit vector (E,) per segment, or the reason why there is none, in the order of the segments.
+
+        A window of a sound or a video is embedded as if it had been cut out as a file of its own. Each file is gone
+        through once; segments are encoded in batches, also across attachments, and yielded batch by batch, so that
+        an hour of film never lies in memory.
+
+        Args:
+            parts: attachments, each with some of its :func:`~ibllm_tools.store.segments.segments`, in their order;
+                read as they are needed.
+
+        Example:
+            >>> rows = np.stack(list(embedder.embed_segments([(film, segments(film))])))  # (S, E)
+        """
+        prepared = (item for attachment, chosen in parts for item in self._prepared_segments(attachment, chosen))
+        while batch := dict(enumerate(islice(prepared, BATCH_SIZE))):
+            rows = self._encoded_together(batch)
+            for position in batch:
+                row = rows[position]
+                yield row if isinstance(row, IbllmError) else row.numpy()
+
     def _embed_batch(self, batch: Mapping[_Key, Attachment]) -> dict[_Key, Tensor | IbllmError]:
-        embedded: dict[_Key, Tensor | IbllmError] = {}
-        alike: defaultdict[tuple[Modality, torch.Size], dict[_Key, Tensor]] = defaultdict(dict)
-        for key, attachment in batch.items():
+        return self._encoded_together({key: self._prepared(attachment) for key, attachment in batch.items()})
+
+    def _prepared(self, attachment: Attachment) -> _Prepared:
+        try:
+            return attachment.modality, self._whole(attachment, attachment.modality)
+        except IbllmError as error:
+            return error
+
+    def _prepared_segments(self, attachment: Attachment, segments: Sequence[Segment]) -> Iterator[_Prepared]:
+        """One for every segment, whatever happens."""
+        for (modality, lasts), group in groupby(segments, key=lambda segment: (segment.modality, _lasts(segment))):
+            alike, given = list(group), 0
             try:
-                values = self._prepared(attachment)
+                for item in self._windows(attachment, modality, alike) if lasts else self._parts(attachment, alike):
+                    yield item
+                    given += 1
+            except IbllmError as error:  # of the file as a whole
+                yield from repeat(error, len(alike) - given)
+
+    def _windows(self, attachment: Attachment, modality: Modality, segments: Sequence[Segment]) -> Iterator[_Prepared]:
+        self._require_tower(modality, attachment)
+        bounds = [(segment.start or 0.0, segment.end or 0.0) for segment in segments]
+        for values in self.processor.process_windows(modality, attachment.source, bounds, limits=self.limits):
+            yield values if isinstance(values, IbllmError) else (modality, values[None])
+
+    def _parts(self, attachment: Attachment, segments: Sequence[Segment]) -> Iterator[_Prepared]:
+        for segment in segments:
+            try:
+                yield segment.modality, self._whole(attachment, segment.modality, segment.text)
             except IbllmError as error:
-                embedded[key] = error
+                yield error
+
+    def _whole(self, attachment: Attachment, modality: Modality, text: str | None = None) -> Tensor:
+        """What the tower takes of an attachment, or of a chunk of its text."""
+        self._require_tower(modality, attachment)
+        source = attachment.source if text is None else text
+        return self.processor.process(modality, [source], names=[attachment.name], limits=self.limits)
+
+    def _require_tower(self, modality: Modality, attachment: Attachment) -> None:
+        try:
+            self.model.tower(modality)  # before decoding, which may take long
+        except IncompatibleModelError as error:
+            raise IncompatibleModelError(f"{attachment.name}: {error}") from error
+
+    def _encoded_together(self, prepared: Mapping[K, _Prepared]) -> dict[K, Tensor | IbllmError]:
+        """Unit vectors (E,); inputs of one modality and shape are encoded in one batch."""
+        embedded: dict[K, Tensor | IbllmError] = {}
+        alike: defaultdict[tuple[Modality, torch.Size], dict[K, Tensor]] = defaultdict(dict)
+        for key, item in prepared.items():
+            if isinstance(item, IbllmError):
+                embedded[key] = item
             else:
-                alike[attachment.modality, values.shape][key] = values
+                modality, values = item
+                alike[modality, values.shape][key] = values
         for (modality, _), inputs in alike.items():
             rows = self._encoded(modality, torch.cat(list(inputs.values())))
             embedded |= dict(zip(inputs, rows, strict=True))
         return embedded
 
-    def _prepared(self, attachment: Attachment) -> Tensor:
-        try:
-            self.model.tower(attachment.modality)  # before decoding, which may take long
-        except IncompatibleModelError as error:
-            raise IncompatibleModelError(f"{attachment.name}: {error}") from error
-        return self.processor.process(
-            attachment.modality, [attachment.source], names=[attachment.name], limits=self.limits
-        )
-
     @torch.no_grad()
     def _encoded(self, modality: Modality, values: Tensor) -> Tensor:
         embeddings = self.model.encode(modality, values.to(self.model.device))
         return F.normalize(embeddings.float(), dim=-1).cpu()  # (B, E)
+
+
+def _lasts(segment: Segment) -> bool:
+    return segment.start is not None and segment.end is not None

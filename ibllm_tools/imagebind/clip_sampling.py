@@ -25,6 +25,26 @@ def clip_spans(seconds: float | Fraction, clips: int, clip_seconds: float | Frac
     return [(start, start + length) for start in starts]
 
 
+def window_of(bounds: tuple[float, float], seconds: Fraction) -> Span:
+    """The exact window of a recording for rounded bounds: one that reaches its end, or beyond, ends there."""
+    start, end = bounds
+    return Fraction(start), seconds if end >= float(seconds) else Fraction(end)
+
+
+def window_clip_spans(window: Span, seconds: Fraction, clips: int, clip_seconds: float | Fraction) -> list[Span]:
+    """`clip_spans` of a window, as if it had been cut out: no clip goes beyond it, except at the recording's end.
+
+    Args:
+        window: start and end in seconds.
+        seconds: length of the whole recording.
+        clips: how many.
+        clip_seconds: length of each.
+    """
+    start, end = window
+    spans = [(start + first, start + last) for first, last in clip_spans(end - start, clips, clip_seconds)]
+    return spans if end >= seconds else [(first, min(last, end)) for first, last in spans]
+
+
 def sample_ranges(spans: Sequence[Span], rate: int, samples: int) -> list[tuple[int, int]]:
     """First and last (exclusive) sample of each span, rounded down, within a recording of so many samples."""
     return [(math.floor(start * rate), min(math.floor(end * rate), samples)) for start, end in spans]

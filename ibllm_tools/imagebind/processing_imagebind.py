@@ -3,8 +3,9 @@
 This file only orchestrates: ``decoding`` turns an item into an array, ``*_features`` turn arrays into tensors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from ibllm_tools.errors import InvalidRequestError, ModelNotFoundError
+from ibllm_tools.errors import AttachmentError, InvalidRequestError, ModelNotFoundError
 from ibllm_tools.imagebind import audio_features as audio_rules
 from ibllm_tools.imagebind.clip_sampling import clip_spans, sample_ranges
 from ibllm_tools.imagebind.configuration_imagebind import INPUT_NAMES, ImageBindConfig
 from ibllm_tools.imagebind.decoding import (
+    Bounds,
     Item,
     Sound,
     cloud_array,
@@ -29,8 +31,10 @@ from ibllm_tools.imagebind.decoding import (
     is_clip_sequence,
     map_array,
     open_sound,
+    sound_windows,
     text_string,
     video_frames,
+    video_windows,
 )
 from ibllm_tools.imagebind.fingerprint import PROCESSOR_FILES
 from ibllm_tools.imagebind.image_features import CLIP_MEAN, CLIP_STD, pixel_values
@@ -244,6 +248,52 @@ class ImageBindProcessor(ProcessorMixin):
         }
         return _stacked([prepare[modality](item, limits, official) for item in sources], modality)
 
+    def process_windows(
+        self,
+        modality: Modality,
+        source: Item,
+        windows: Sequence[Bounds],
+        *,
+        official: bool | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Iterator[Tensor | AttachmentError]:
+        """Prepare windows of one long sound or video, each as if it had been cut out as a file of its own.
+
+        The file is gone through once, in order, and a window is there as soon as it is decoded; what is held does not
+        grow with the file's length. A window that reaches the recording's end is cut there.
+
+        Args:
+            modality: ``"audio"`` or ``"video"``; the audio of a video is its sound.
+            source: as in :meth:`process`; videos as a path or bytes only.
+            windows: start and end of each in seconds, sorted by their start.
+            official: as in the class; that of the processor by default.
+            limits: bounds on what is decoded.
+
+        Yields:
+            Per window, in order, what :meth:`process` has for one item: audio (clips, 1, mels, frames), video (clips,
+            3, T, S, S). Or why the window has none; the others are not concerned.
+
+        Raises:
+            InvalidRequestError: another modality, or a window that is empty, not in order, or after the end.
+            AttachmentError: the recording as a whole cannot be used.
+        """
+        official = self.official if official is None else official
+        if modality == "audio":
+            for sound in sound_windows(open_sound(source, self.sampling_rate, limits), windows):
+                try:
+                    values = self._spectrograms(sound, official)
+                except AttachmentError as error:
+                    yield error
+                else:
+                    yield values
+        elif modality == "video":
+            sampling = (self.video_clips, self.clip_seconds, self.frames_per_clip)
+            prepare = partial(self._clip_values, official=official)
+            for clips in video_windows(source, windows, *sampling, prepare, limits, official=official):
+                yield clips if isinstance(clips, AttachmentError) else torch.cat(clips)  # (clips * crops, 3, T, S, S)
+        else:
+            raise InvalidRequestError(f"windows of {modality}; expected audio or video, which last")
+
     def _image(self, item: Item, limits: Limits, official: bool) -> Tensor:
         image = image_array(item, limits, official=official)
         return pixel_values(image, self.image_size, self.image_mean, self.image_std)
@@ -255,7 +305,9 @@ class ImageBindProcessor(ProcessorMixin):
         return torch.tensor(ids)
 
     def _audio(self, item: Item, limits: Limits, official: bool) -> Tensor:
-        sound = open_sound(item, self.sampling_rate, limits)
+        return self._spectrograms(open_sound(item, self.sampling_rate, limits), official)
+
+    def _spectrograms(self, sound: Sound, official: bool) -> Tensor:
         clips = self._official_clips(sound) if official else self._clips(sound)
         spectrograms = [
             audio_rules.normalised_log_mel(
@@ -285,10 +337,10 @@ class ImageBindProcessor(ProcessorMixin):
 
     def _video(self, item: Item, limits: Limits, official: bool) -> Tensor:
         clips = video_frames(item, self.video_clips, self.clip_seconds, self.frames_per_clip, limits, official=official)
-        values = [
-            clip_values(frames, self.image_size, self.image_mean, self.image_std, official=official) for frames in clips
-        ]
-        return torch.cat(values)  # (clips * crops, 3, T, S, S)
+        return torch.cat([self._clip_values(frames, official) for frames in clips])  # (clips * crops, 3, T, S, S)
+
+    def _clip_values(self, frames: NDArray[np.uint8], official: bool) -> Tensor:
+        return clip_values(frames, self.image_size, self.image_mean, self.image_std, official=official)
 
     def _points(self, item: Item, limits: Limits, official: bool, name: str | None) -> Tensor:
         points = cloud_array(item, self.num_points, limits, name=name, official=official)

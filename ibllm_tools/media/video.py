@@ -6,15 +6,17 @@ trunc(linspace(0, n - 1, frames_per_clip)) are taken, as in the research code (I
 """
 
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibllm_tools.errors import CorruptMediaError, InvalidRequestError, LimitExceededError
+from ibllm_tools.errors import AttachmentError, CorruptMediaError, InvalidRequestError, LimitExceededError
 from ibllm_tools.media.av_stream import container_seconds, first_stream, open_container
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import MediaType, require
@@ -92,38 +94,110 @@ def read_clips(
         CorruptMediaError: damaged, truncated, or the video ends before a span.
         UnsupportedMediaError, LimitExceededError: as `probe_video`.
     """
-    if frames_per_clip < 1 or any(not 0 <= start < end for start, end in spans):
-        raise InvalidRequestError(
-            f"{source_label(source)}: spans {[(float(a), float(b)) for a, b in spans]} of {frames_per_clip} frames, "
-            "expected 0 <= start < end and at least one frame"
-        )
-    kind = _require_video(source)
     clips: dict[Span, FrameClip] = {}
-    for span in spans:
-        if span not in clips:
-            clips[span] = _read_clip(source, kind, span, frames_per_clip, limits, official)
+    distinct = sorted(set(spans))
+    streamed = stream_clips(source, distinct, frames_per_clip=frames_per_clip, limits=limits, official=official)
+    for span, clip in zip(distinct, streamed, strict=True):
+        if isinstance(clip, AttachmentError):
+            raise clip
+        clips[span] = clip
     return [clips[span] for span in spans]
 
 
-def _read_clip(source: Source, kind: MediaType, span: Span, count: int, limits: Limits, official: bool) -> FrameClip:
-    stamps, origin = _clip_stamps(source, kind, span, limits, official)
-    picks = [stamps[index] for index in np.linspace(0, len(stamps) - 1, count).astype(int)]
-    with _opened(source, kind, limits) as (container, stream):
-        frames = _frames_at(container, stream, picks)
-        if not frames:
-            raise _ends_early(source, span)
-        images = {pick: _rgb(frame, source, limits, official) for pick, frame in frames.items()}
-        times = tuple(float((_stamp(frames[pick]) - origin) * stream.time_base) for pick in picks)
-    return FrameClip(np.stack([images[pick] for pick in picks]), times, float(span[0]), float(span[1]))  # (T, H, W, 3)
+def stream_clips(
+    source: Source,
+    spans: Sequence[Span],
+    *,
+    frames_per_clip: int = 2,
+    limits: Limits = DEFAULT_LIMITS,
+    official: bool = False,
+) -> Iterator[FrameClip | AttachmentError]:
+    """The clips of `read_clips` one after the other, or in place of a clip the reason why there is none.
+
+    Spans that lie close together are decoded in one pass, whatever their number and overlap, and only the frames of the
+    clips that are not complete yet are held. After a damaged place it starts again with the next clip.
+
+    Args:
+        source: a path or the bytes.
+        spans: in seconds, sorted by their start.
+        frames_per_clip: evenly spaced, the first and the last of the span among them.
+        limits: bounds on what is decoded.
+        official: as in `read_clips`.
+
+    Raises:
+        InvalidRequestError: a span that is empty, starts before 0 or before its predecessor, or no frames per clip.
+        UnsupportedMediaError: not a video.
+    """
+    ordered = all(before[0] <= after[0] for before, after in pairwise(spans))
+    if frames_per_clip < 1 or not ordered or any(not 0 <= start < end for start, end in spans):
+        raise InvalidRequestError(
+            f"{source_label(source)}: spans {[(float(a), float(b)) for a, b in spans[:5]]} of {frames_per_clip} "
+            "frames, expected 0 <= start < end, ascending starts and at least one frame"
+        )
+    kind = _require_video(source)
+    for run in _runs(spans):
+        yield from _run_clips(source, kind, run, frames_per_clip, limits, official)
 
 
-def _clip_stamps(source: Source, kind: MediaType, span: Span, limits: Limits, official: bool) -> tuple[list[int], int]:
-    """The time stamps of the clip's frames, from packets that are read and not decoded, and the stream's start."""
+def _runs(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Spans that overlap, or nearly, together: seeking between them would decode more than reading on."""
+    run: list[Span] = []
+    reach = Fraction(0)
+    for span in spans:
+        if run and span[0] > reach + MARGIN_SECONDS:
+            yield run
+            run = []
+        run.append(span)
+        reach = max(reach, span[1])
+    if run:
+        yield run
+
+
+def _run_clips(
+    source: Source, kind: MediaType, run: Sequence[Span], count: int, limits: Limits, official: bool
+) -> Iterator[FrameClip | AttachmentError]:
+    """The clips of one run; an error costs its clip, and those after it are read from a new start."""
+    try:
+        timeline = _timeline(source, kind, (run[0][0], max(end for _, end in run)), limits)
+    except AttachmentError as error:
+        if len(run) == 1:
+            yield error
+            return
+        for span in run:  # the damage concerns those around it only
+            yield from _run_clips(source, kind, [span], count, limits, official)
+        return
+    position = 0
+    while position < len(run):
+        start = position
+        try:
+            for clip in _decoded_clips(source, kind, run[start:], timeline, count, limits, official):
+                yield clip
+                position += 1
+        except AttachmentError as error:
+            if position == start:
+                yield error
+                position += 1
+
+
+class _Timeline(NamedTuple):
+    """The time stamps of a stretch's frames, ascending; where they end; the stream's start; seconds per unit."""
+
+    stamps: NDArray[np.int64]
+    covered: int
+    origin: int
+    base: Fraction
+
+    def stamp(self, seconds: Fraction) -> int:
+        return self.origin + math.ceil(seconds / self.base)
+
+
+def _timeline(source: Source, kind: MediaType, span: Span, limits: Limits) -> _Timeline:
+    """From packets that are read and not decoded."""
     with _opened(source, kind, limits) as (container, stream):
         origin = stream.start_time or 0
         first, stop = (origin + math.ceil(second / stream.time_base) for second in span)
         _seek(container, stream, first)
-        stamps, covered = [], origin
+        stamps, covered = array("q"), origin
         for packet in container.demux(stream):
             stamp = _stamp(packet)
             if stamp is None or packet.is_discard:
@@ -133,25 +207,63 @@ def _clip_stamps(source: Source, kind: MediaType, span: Span, limits: Limits, of
             covered = max(covered, stamp + (packet.duration or 0))
             if (packet.dts if packet.dts is not None else stamp) >= stop:
                 break
-    if stamps:
-        return sorted(stamps), origin
-    if official or covered <= first:
-        raise _ends_early(source, span)
-    return [first], origin  # the frame that is still shown
+        return _Timeline(np.sort(np.array(stamps, np.int64)), covered, origin, stream.time_base)
 
 
-def _frames_at(container: "InputContainer", stream: Any, picks: Sequence[int]) -> "dict[int, VideoFrame]":
-    """The frame shown at each time stamp: the last one that is not later. Holds one frame per pick."""
-    shown: dict[int, VideoFrame] = {}
+def _picks(timeline: _Timeline, span: Span, count: int, official: bool) -> list[int]:
+    """The time stamps at which the clip's frames are taken; none where the video ends before it."""
+    first, stop = map(timeline.stamp, span)
+    low, high = np.searchsorted(timeline.stamps, (first, stop))
+    if low < high:
+        return [int(timeline.stamps[low + index]) for index in np.linspace(0, high - low - 1, count).astype(int)]
+    return [] if official or timeline.covered <= first else [first] * count  # the frame that is still shown
+
+
+def _decoded_clips(
+    source: Source,
+    kind: MediaType,
+    run: Sequence[Span],
+    timeline: _Timeline,
+    count: int,
+    limits: Limits,
+    official: bool,
+) -> Iterator[FrameClip | AttachmentError]:
+    picks = [_picks(timeline, span, count, official) for span in run]
+    with _opened(source, kind, limits) as (container, stream):
+        coming = _frames_at(container, stream, sorted({pick for clip in picks for pick in clip}))
+        shown: dict[int, tuple[NDArray[np.uint8], float]] = {}
+        for span, wanted in zip(run, picks, strict=True):
+            if not wanted:
+                yield _ends_early(source, span)
+                continue
+            shown = {pick: held for pick, held in shown.items() if pick >= wanted[0]}
+            while wanted[-1] not in shown:
+                pick, frame = next(coming, (None, None))
+                if pick is None or frame is None:
+                    raise _ends_early(source, span)
+                time = float((_stamp(frame) - timeline.origin) * timeline.base)
+                shown[pick] = _rgb(frame, source, limits, official), time
+            images, times = zip(*(shown[pick] for pick in wanted), strict=True)
+            yield FrameClip(np.stack(images), times, float(span[0]), float(span[1]))  # (T, H, W, 3)
+
+
+def _frames_at(container: "InputContainer", stream: Any, picks: Sequence[int]) -> "Iterator[tuple[int, VideoFrame]]":
+    """The frame shown at each of the ascending time stamps: the last one that is not later."""
+    if not picks:
+        return
     _seek(container, stream, picks[0])
+    position, before = 0, None
     for frame in container.decode(stream):
         stamp = _stamp(frame)
-        for pick in picks:
-            if pick not in shown or stamp <= pick:
-                shown[pick] = frame
-        if stamp >= picks[-1]:
-            break
-    return shown
+        while position < len(picks) and stamp >= picks[position]:
+            yield picks[position], frame if before is None or stamp == picks[position] else before
+            position += 1
+        if position == len(picks):
+            return
+        before = frame
+    if before is not None:
+        for pick in picks[position:]:
+            yield pick, before
 
 
 @contextmanager

@@ -1,12 +1,15 @@
-"""What a store needs of a model: a way to turn attachments into unit vectors, and a name for it."""
+"""What a store needs of a model: ways to turn attachments and parts of them into unit vectors, and a name for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibllm_tools.attachments import Attachment
+from ibllm_tools.errors import IbllmError
+from ibllm_tools.media.sniff import Modality
+from ibllm_tools.store.segments import Segment
 
 
 class Embedder(Protocol):
@@ -22,6 +25,11 @@ class Embedder(Protocol):
         """Identifies weights and preprocessing; vectors of different fingerprints are not comparable."""
         ...
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What it can embed."""
+        ...
+
     def embed(self, attachments: Sequence[Attachment]) -> NDArray[np.float32]:
         """Embed a batch.
 
@@ -30,5 +38,18 @@ class Embedder(Protocol):
 
         Raises:
             AttachmentError: one of the attachments cannot be used.
+        """
+        ...
+
+    def embed_segments(
+        self, parts: Iterable[tuple[Attachment, Sequence[Segment]]]
+    ) -> Iterator[NDArray[np.float32] | IbllmError]:
+        """Embed parts of attachments, in batches across them.
+
+        Args:
+            parts: attachments, each with some of its segments in their order; read as they are needed.
+
+        Yields:
+            A unit vector (E,) per segment, in their order, or the reason why there is none.
         """
         ...
