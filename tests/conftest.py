@@ -1,8 +1,10 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import av
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
@@ -15,3 +17,32 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"golden fixtures not found at {folder}; set IBLLM_REFERENCE to their folder")
     return folder
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Counts the frames that come out of the decoder."""
+    count = 0
+    opened = av.open
+
+    class Counting:
+        def __init__(self, container: object) -> None:
+            self.container = container
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.container, name)
+
+        def __enter__(self) -> "Counting":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.container.close()
+
+        def decode(self, stream: object) -> object:
+            nonlocal count
+            for frame in self.container.decode(stream):
+                count += 1
+                yield frame
+
+    monkeypatch.setattr(av, "open", lambda *args, **options: Counting(opened(*args, **options)))
+    return lambda: count

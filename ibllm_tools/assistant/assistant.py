@@ -413,8 +413,12 @@ def _question(
     if not isinstance(text, str):
         raise InvalidRequestError(f"a question of type {type(text).__name__}, expected text; attachments come after it")
     try:
-        # pydantic makes a tuple of the weights and refuses what is none
-        return Question(text=text, attachments=attachments, weights=weights, context=context)  # type: ignore[arg-type]
+        return Question(
+            text=text,
+            attachments=attachments,
+            weights=weights,  # type: ignore[arg-type]  # pydantic makes a tuple of them, and refuses what is none
+            context=context,
+        )
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise InvalidRequestError(

@@ -68,6 +68,7 @@ def quantization_config(quantization: str | QuantizationConfigMixin, dtype: torc
         # Not doubly quantised, bitsandbytes (0.50) garbles its scales on a CPU as soon as the weights are saved.
         nested = {"bnb_4bit_use_double_quant": True}
         wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype, **nested}
+    # transformers leaves it untyped
     return BitsAndBytesConfig(**wanted, llm_int8_skip_modules=_KEPT)  # type: ignore[no-untyped-call]
 
 
@@ -93,7 +94,7 @@ def _require_bitsandbytes() -> None:
     """Find its extra complete: with accelerate, which puts the quantised weights into place."""
     try:
         with no_hub_kernels():
-            import accelerate  # noqa: F401
-            import bitsandbytes  # noqa: F401
+            import accelerate  # noqa: F401 - transformers imports both by itself
+            import bitsandbytes  # noqa: F401 - the same
     except ImportError as error:
         raise MissingExtraError("quantisation", str(error.name), "quantize") from error

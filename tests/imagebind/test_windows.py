@@ -63,35 +63,6 @@ def film(frames: list[bytes]) -> bytes:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Counts the frames that come out of the decoder."""
-    count = 0
-    opened = av.open
-
-    class Counting:
-        def __init__(self, container: object) -> None:
-            self.container = container
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.container, name)
-
-        def __enter__(self) -> "Counting":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.container.close()
-
-        def decode(self, stream: object) -> object:
-            nonlocal count
-            for frame in self.container.decode(stream):
-                count += 1
-                yield frame
-
-    monkeypatch.setattr(av, "open", lambda *args, **options: Counting(opened(*args, **options)))
-    return lambda: count
-
-
-@pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The length in seconds of every stretch of sound that is read."""
     lengths: list[float] = []

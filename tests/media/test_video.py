@@ -64,35 +64,6 @@ def span(start: float, end: float) -> tuple[Fraction, Fraction]:
     return Fraction(start), Fraction(end)
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Counts the frames that come out of the decoder."""
-    count = 0
-    opened = av.open
-
-    class Counting:
-        def __init__(self, container: object) -> None:
-            self.container = container
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.container, name)
-
-        def __enter__(self) -> "Counting":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.container.close()
-
-        def decode(self, stream: object) -> object:
-            nonlocal count
-            for frame in self.container.decode(stream):
-                count += 1
-                yield frame
-
-    monkeypatch.setattr(av, "open", lambda *args, **options: Counting(opened(*args, **options)))
-    return lambda: count
-
-
 @pytest.mark.parametrize("name", ["clip_6s.mp4", "clip_short.mp4"])
 def test_picks_the_frames_of_the_research_code(reference: Path, name: str) -> None:
     golden = json.loads((reference / "preproc" / "fixture.json").read_text())["video"][name]
