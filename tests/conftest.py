@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import pytest
+from sample_files import png
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -46,3 +47,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     monkeypatch.setattr(av, "open", lambda *args, **options: Counting(opened(*args, **options)))
     return lambda: count
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    path.write_bytes(png())
+    return path

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -13,6 +14,13 @@ from PIL import Image
 from ibllm_tools.media.audio import encode_wav
 
 RNG = np.random.default_rng(7)
+
+
+def png(mode: str = "RGB") -> bytes:
+    """A black picture of 8 x 6."""
+    file = BytesIO()
+    Image.new(mode, (8, 6)).save(file, "PNG")
+    return file.getvalue()
 
 
 def write_image(path: Path, colour: tuple[int, int, int] = (200, 30, 30)) -> Path:
