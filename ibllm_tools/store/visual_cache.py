@@ -31,7 +31,7 @@ from ibllm_tools.errors import (
     StoreError,
     UnsupportedMediaError,
 )
-from ibllm_tools.store.chroma import VectorCollection
+from ibllm_tools.store.chroma import VectorCollection, VectorDatabase
 from ibllm_tools.store.embedder import Embedder
 
 Vectors = TypeVar("Vectors", NDArray[Any], torch.Tensor)
@@ -83,7 +83,12 @@ class VisualCache:
             StoreLockedError: another process owns the folder.
             StoreError: the location cannot be used.
         """
-        return cls(VectorCollection.open(location, name=name, fingerprint=fingerprint, dimension=dimension))
+        database = VectorDatabase.open(location)
+        try:
+            return cls(database.collection(name, fingerprint=fingerprint, dimension=dimension))
+        except BaseException:
+            database.close()
+            raise
 
     @classmethod
     def from_features(
@@ -212,7 +217,7 @@ class VisualCache:
 
     def close(self) -> None:
         """Release the engine and the folder's lock; a cache in memory is gone. Closing twice does nothing."""
-        self._collection.close()
+        self._collection.database.close()
 
     def __enter__(self) -> Self:
         return self
