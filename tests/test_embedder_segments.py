@@ -12,6 +12,7 @@ from tiny_model import saved_tiny_model
 from ibllm_tools import Attachment, IbllmError
 from ibllm_tools.assistant import JointEmbedder
 from ibllm_tools.assistant.embedding import BATCH_SIZE
+from ibllm_tools.assistant.reading_ahead import GROUPS, WORKERS
 from ibllm_tools.errors import CorruptMediaError, IncompatibleModelError, UnsupportedMediaError
 from ibllm_tools.media.audio import encode_wav
 from ibllm_tools.store.embedder import Embedder
@@ -126,7 +127,7 @@ def test_attachments_are_read_as_they_are_needed(embedder: JointEmbedder) -> Non
     rows = embedder.embed_segments(endless())
     for _ in range(BATCH_SIZE + 1):
         next(rows)
-    assert len(asked) <= 2 * BATCH_SIZE + 1
+    assert len(asked) <= 2 * BATCH_SIZE + GROUPS + 2 * WORKERS
 
 
 def test_damage_costs_only_the_segments_that_need_it(embedder: JointEmbedder) -> None:

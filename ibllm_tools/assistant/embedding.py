@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ibllm_tools.assistant.loading import choose_device, load_imagebind
 from ibllm_tools.assistant.model_folder import MINI, find_model
+from ibllm_tools.assistant.reading_ahead import read_ahead
 from ibllm_tools.attachments import Attachment
 from ibllm_tools.errors import IbllmError, IncompatibleModelError, InvalidRequestError
 from ibllm_tools.imagebind.fingerprint import fingerprint_of, stored_fingerprint
@@ -146,12 +147,12 @@ class JointEmbedder:
 
         Args:
             parts: attachments, each with some of its :func:`~ibllm_tools.store.segments.segments`, in their order;
-                read as they are needed.
+                read, one after the other, by threads that decode what comes next while the model works.
 
         Example:
             >>> rows = np.stack(list(embedder.embed_segments([(film, segments(film))])))  # (S, E)
         """
-        prepared = (item for attachment, chosen in parts for item in self._prepared_segments(attachment, chosen))
+        prepared = read_ahead(parts, lambda part: self._prepared_segments(*part))
         while batch := dict(enumerate(islice(prepared, BATCH_SIZE))):
             rows = self._encoded_together(batch)
             for position in batch:

@@ -14,6 +14,7 @@ from ibllm_tools.media.sniff import require
 from ibllm_tools.media.source import Source, decoding, open_source, source_label
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+ORIENTATION = 0x0112  # EXIF tag; from 5 to 8 the image lies on its side
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
@@ -33,6 +34,19 @@ def decode_image(source: Source, *, limits: Limits = DEFAULT_LIMITS, official: b
     with decoding(source, "image"), open_bounded(source, limits) as image:
         rgb = image.convert("RGB") if official else _sane_rgb(image, source)
         return np.array(rgb, dtype=np.uint8)  # (H, W, 3)
+
+
+def image_size(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Width and height in pixels, with the EXIF orientation applied; the pixels are not decoded.
+
+    Raises:
+        UnsupportedMediaError, CorruptMediaError, LimitExceededError: as :func:`decode_image`, as far as a header tells.
+    """
+    require(source, lambda kind: kind.mime.startswith("image/"), expected="an image")
+    with decoding(source, "image"), open_bounded(source, limits) as image:
+        width, height = image.size
+        turned = image.getexif().get(ORIENTATION, 1) >= 5
+        return (height, width) if turned else (width, height)
 
 
 @contextmanager
