@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ibllm_tools.imagebind_llm.configuration_imagebind_llm import ImageBindLlmConfig
     from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration
     from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
+    from ibllm_tools.library import Entry, Hit, IndexReport, MediaLibrary
     from ibllm_tools.media.limits import Limits
     from ibllm_tools.store.embedder import Embedder
     from ibllm_tools.store.visual_cache import VisualCache
@@ -37,7 +38,9 @@ _HOMES = {
     "Attachment": "attachments",
     "AttachmentStore": "attachments",
     "Embedder": "store.embedder",
+    "Entry": "library",
     "Evidence": "assistant.answer",
+    "Hit": "library",
     "IbllmError": "errors",
     "ImageBindConfig": "imagebind.configuration_imagebind",
     "ImageBindLlmConfig": "imagebind_llm.configuration_imagebind_llm",
@@ -45,8 +48,10 @@ _HOMES = {
     "ImageBindLlmProcessor": "imagebind_llm.processing_imagebind_llm",
     "ImageBindModel": "imagebind.modeling_imagebind",
     "ImageBindProcessor": "imagebind.processing_imagebind",
+    "IndexReport": "library",
     "JointEmbedder": "assistant.embedding",
     "Limits": "media.limits",
+    "MediaLibrary": "library",
     "Question": "assistant.answer",
     "Usage": "assistant.answer",
     "VisualCache": "store.visual_cache",
@@ -60,7 +65,9 @@ __all__ = [
     "Attachment",
     "AttachmentStore",
     "Embedder",
+    "Entry",
     "Evidence",
+    "Hit",
     "IbllmError",
     "ImageBindConfig",
     "ImageBindLlmConfig",
@@ -68,8 +75,10 @@ __all__ = [
     "ImageBindLlmProcessor",
     "ImageBindModel",
     "ImageBindProcessor",
+    "IndexReport",
     "JointEmbedder",
     "Limits",
+    "MediaLibrary",
     "Question",
     "Usage",
     "VisualCache",

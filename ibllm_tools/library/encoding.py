@@ -1,0 +1,193 @@
+"""From files to vectors: what happens to a source before anything of it is written.
+
+The encoder opens and decodes ahead in threads of its own; the same walk runs on this machine and in the actors of
+`ibllm_tools.library.ray_engine`. It yields, in the order of the tasks, and for each task in this order: one
+`Identified`, one `Encoded` per segment that has to be encoded, one `Finished`; or a `Failed` in place of any of them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibllm_tools.attachments import Attachment
+from ibllm_tools.errors import CorruptMediaError, IbllmError
+from ibllm_tools.library.catalogue import encoding_key, entry_id
+from ibllm_tools.library.scanning import Task
+from ibllm_tools.media.image import image_size
+from ibllm_tools.media.limits import Limits
+from ibllm_tools.media.sniff import Modality
+from ibllm_tools.media.video import probe_video
+from ibllm_tools.store.embedder import Embedder
+from ibllm_tools.store.segments import Segment, SegmentSettings, segments
+
+Known = Callable[[str, Sequence[tuple[str, Modality]]], set[str]]
+"""Those of a content's entries, given by id and modality, that need not be encoded."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file is.
+
+    Attributes:
+        attachment: the file, opened.
+        key: of the encoding, see `ibllm_tools.library.catalogue`.
+        segments: all of them.
+        seconds: length of a sound or video.
+        width: of an image or video in pixels.
+        height: of an image or video in pixels.
+    """
+
+    attachment: Attachment
+    key: str
+    segments: list[Segment]
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+    def id(self, segment: Segment) -> str:
+        """The id of a segment's entry."""
+        return entry_id(self.attachment.sha256, self.key, segment.modality, segment.index)
+
+
+@dataclass(frozen=True)
+class Identified:
+    """A task's file is known by its content now; ``known`` are the ids of its entries that are there."""
+
+    task: Task
+    facts: Facts
+    known: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A segment's unit vector (E,), or why it has none."""
+
+    task: Task
+    facts: Facts
+    segment: Segment
+    vector: NDArray[np.float32] | IbllmError
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All of a task's segments have come."""
+
+    task: Task
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Nothing of this task's file can be used, whatever came before."""
+
+    task: Task
+    error: IbllmError
+    facts: Facts | None = None
+
+
+Event = Identified | Encoded | Finished | Failed
+
+
+@dataclass
+class _Planned:
+    """A task that the encoder has been given, and what has not come back of it yet."""
+
+    task: Task
+    facts: Facts | None = None
+    known: frozenset[str] = frozenset()
+    waiting: deque[Segment] = field(default_factory=deque)
+    error: IbllmError | None = None
+    begun: bool = False
+
+
+def encode(
+    tasks: Iterable[Task], embedder: Embedder, settings: SegmentSettings, *, limits: Limits, known: Known
+) -> Iterator[Event]:
+    """What becomes of the tasks.
+
+    Args:
+        tasks: read ahead, in a thread of the encoder's.
+        embedder: the encoder.
+        settings: how sources are cut.
+        limits: the most that a source may hold.
+        known: which entries need not be encoded; called in that thread.
+    """
+    plan: deque[_Planned] = deque()  # what is read ahead is appended in a thread of the encoder's
+
+    def parts() -> Iterator[tuple[Attachment, Sequence[Segment]]]:
+        for task in tasks:
+            planned = _plan(task, embedder.fingerprint, settings, limits, known)
+            chosen = list(planned.waiting)
+            plan.append(planned)
+            if planned.facts is not None and chosen:
+                yield planned.facts.attachment, chosen
+
+    for vector in embedder.embed_segments(parts()):
+        yield from _settled(plan)
+        first = plan[0]
+        assert first.facts is not None  # what has segments has facts
+        yield Encoded(first.task, first.facts, first.waiting.popleft(), vector)
+    yield from _settled(plan)
+
+
+def identify(task: Task, fingerprint: str, settings: SegmentSettings, limits: Limits) -> Facts:
+    """Open a task's file, and find out what there is to encode.
+
+    Raises:
+        AttachmentError: it cannot be used.
+    """
+    attachment = task.attachment or Attachment(task.path or task.source, limits=limits)
+    found = segments(attachment, settings, limits=limits)
+    ends = [segment.end for segment in found if segment.end is not None]
+    width, height = _dimensions(attachment, limits)
+    return Facts(
+        attachment,
+        encoding_key(fingerprint, attachment.modality, settings),
+        found,
+        seconds=max(ends, default=None),  # the last window ends with the recording
+        width=width,
+        height=height,
+    )
+
+
+def _plan(task: Task, fingerprint: str, settings: SegmentSettings, limits: Limits, known: Known) -> _Planned:
+    try:
+        facts = identify(task, fingerprint, settings, limits)
+        there = known(facts.attachment.sha256, [(facts.id(segment), segment.modality) for segment in facts.segments])
+    except IbllmError as error:
+        return _Planned(task, error=error)
+    waiting = deque(segment for segment in facts.segments if facts.id(segment) not in there)
+    return _Planned(task, facts, frozenset(there), waiting)
+
+
+def _settled(plan: deque[_Planned]) -> Iterator[Event]:
+    """The events before the next segment that is waited for."""
+    while plan:
+        first = plan[0]
+        if first.facts is None:
+            plan.popleft()
+            yield Failed(first.task, first.error or CorruptMediaError(f"{first.task.source}: cannot be read"))
+            continue
+        if not first.begun:
+            first.begun = True
+            yield Identified(first.task, first.facts, first.known)
+        if first.waiting:
+            return
+        plan.popleft()
+        if first.task.is_as_it_was():
+            yield Finished(first.task, first.facts)
+        else:
+            reason = f"{first.facts.attachment.name}: changed while it was indexed; index it again when it is complete"
+            yield Failed(first.task, CorruptMediaError(reason), first.facts)
+
+
+def _dimensions(attachment: Attachment, limits: Limits) -> tuple[int | None, int | None]:
+    if attachment.modality == "video":
+        info = probe_video(attachment.source, limits=limits)
+        return info.width, info.height
+    if attachment.mime.startswith("image/"):
+        return image_size(attachment.source, limits=limits)
+    return None, None

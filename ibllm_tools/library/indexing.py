@@ -1,0 +1,422 @@
+"""From vectors to records: what the encoder yields is written in batches, sources after their entries.
+
+Thumbnails are made and batches written in threads of their own, while the model works on what comes next.
+"""
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibllm_tools.attachments import AttachmentStore
+from ibllm_tools.errors import AttachmentError, IbllmError, MissingExtraError, one_line
+from ibllm_tools.library.catalogue import Catalogue, SourceRecord, entries_of, to_record
+from ibllm_tools.library.encoding import Encoded, Event, Facts, Failed, Finished, Identified
+from ibllm_tools.library.entry import Entry, IndexFailure, checked_metadata, checked_tags
+from ibllm_tools.library.scanning import Task
+from ibllm_tools.media.limits import Limits
+from ibllm_tools.media.sniff import Modality
+from ibllm_tools.media.text import decode_text
+from ibllm_tools.media.thumbnails import thumbnail
+
+BATCH = 256
+"""Entries or sources that are written together; Chroma holds the interpreter while it writes."""
+LONGEST_WAIT = 10.0
+"""Seconds after which what is ready is written, full batch or not."""
+TITLE_CHARS = 60
+
+
+class Captioner(Protocol):
+    """Writes captions from embeddings; :class:`~ibllm_tools.assistant.assistant.Assistant` is one."""
+
+    def captions(self, embeddings: NDArray[np.float32]) -> list[str]:
+        """A caption per unit vector (B, E)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the user says of the sources of one call.
+
+    Attributes:
+        title: of every source; by default the file's name.
+        tags: of every entry.
+        metadata: of every entry, or what gives that of a source.
+        caption: of every entry, or whether the model writes one.
+    """
+
+    title: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | Callable[[str], Mapping[str, Any]] = field(default_factory=dict)
+    caption: str | bool = False
+
+    def of(self, source: str) -> "SourceLabels":
+        """Those of one source.
+
+        Raises:
+            InvalidRequestError: they cannot be stored.
+        """
+        given = self.metadata(source) if callable(self.metadata) else self.metadata
+        return SourceLabels(self.title, checked_tags(self.tags), checked_metadata(given or {}), self.caption)
+
+
+@dataclass(frozen=True)
+class SourceLabels:
+    """What the user says of one source."""
+
+    title: str | None
+    tags: tuple[str, ...]
+    metadata: dict[str, Any]
+    caption: str | bool
+
+    @property
+    def digest(self) -> str:
+        """Identifies them; empty where nothing is said."""
+        said = [self.title, list(self.tags), self.metadata, self.caption]
+        if said == [None, [], {}, False]:
+            return ""
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class _Source:
+    """A source on its way."""
+
+    facts: Facts
+    known: frozenset[str]
+    labels: SourceLabels
+    previous: SourceRecord | None
+    encoded: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Batch:
+    entries: list[tuple[Entry, NDArray[np.float32], "Future[str | None]"]] = field(default_factory=list)
+    sources: list[tuple[Task, _Source]] = field(default_factory=list)
+
+
+@dataclass
+class Tally:
+    """What became of the sources so far."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    moved: int = 0
+    entries: int = 0
+    failures: list[IndexFailure] = field(default_factory=list)
+
+
+class Indexing:
+    """Writes the events of one run into a catalogue; a context manager, which writes what is left.
+
+    Args:
+        catalogue: where to.
+        attachments: where thumbnails go; without one there are none.
+        labels: what the user says of the sources.
+        previous: the records that the sources had before.
+        limits: bounds on what a thumbnail may decode.
+        captioner: writes the captions, where any are asked for.
+        strict: whether the first failure is raised.
+        progress: told the number of sources that are done.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        attachments: AttachmentStore | None,
+        *,
+        labels: Labels,
+        previous: Mapping[str, SourceRecord],
+        limits: Limits,
+        captioner: Captioner | None = None,
+        strict: bool = False,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        self.tally = Tally()
+        self._catalogue, self._attachments, self._labels, self._previous = catalogue, attachments, labels, previous
+        self._limits, self._captioner, self._strict, self._progress = limits, captioner, strict, progress
+        self._open: dict[str, _Source] = {}
+        self._batch, self._written_at = _Batch(), time.monotonic()
+        self._thumbnails = ThreadPoolExecutor(2, thread_name_prefix="ibllm-thumbnail")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ibllm-write")
+        self._writing: Future[None] | None = None
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Write what becomes of some tasks.
+
+        Raises:
+            StoreError: it cannot be written. What was written before stays.
+            IbllmError: with ``strict``, why the first source cannot be used.
+        """
+        for event in events:
+            if isinstance(event, Identified):
+                self._begin(event)
+            elif isinstance(event, Encoded):
+                self._add(event)
+            elif isinstance(event, Finished):
+                self._finish(event)
+            else:
+                self._drop(event)
+            waited = time.monotonic() - self._written_at > LONGEST_WAIT
+            if waited or len(self._batch.entries) >= BATCH or len(self._batch.sources) >= BATCH:
+                self._write()
+
+    def refuse(self, source: str, error: IbllmError) -> None:
+        """Report something that cannot be indexed; with ``strict`` it is raised."""
+        self.tally.failures.append(IndexFailure(source=source, reason=one_line(error, 1000)))
+        self._progress(1)
+        if self._strict:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is complete, also after Ctrl-C or a failure."""
+        try:
+            self._write()
+            self._settle()
+        except BaseException:
+            if kind is None:  # what came first is the better reason
+                raise
+        finally:
+            self._thumbnails.shutdown(cancel_futures=True)
+            self._writer.shutdown(cancel_futures=True)
+
+    def _begin(self, event: Identified) -> None:
+        name = event.task.source
+        previous = self._previous.get(name)
+        labels = self._labels.of(name)
+        if previous is not None and not labels.digest:
+            labels = self._kept_labels(previous, labels)
+        self._open[name] = _Source(event.facts, event.known, labels, previous)
+
+    def _kept_labels(self, previous: SourceRecord, none: SourceLabels) -> SourceLabels:
+        """What was said of a source before still holds when nothing is said now."""
+        entry = self._stored(previous) if previous.labels else None
+        return none if entry is None else SourceLabels(entry.title, entry.tags, entry.metadata, False)
+
+    def _stored(self, record: SourceRecord) -> Entry | None:
+        """The first entry of a source."""
+        for modality, ids in record.ids().items():
+            found = self._catalogue.entries(modality).get(ids[:1], include=["metadatas", "documents"])
+            if found.ids:
+                return entries_of(found)[0]
+        return None
+
+    def _add(self, event: Encoded) -> None:
+        source = self._open[event.task.source]
+        if isinstance(event.vector, IbllmError):
+            source.reasons.append(str(event.vector))
+            return
+        source.encoded += 1
+        entry = _entry(event, source.labels)
+        made = self._thumbnails.submit(self._thumbnail, event)
+        self._batch.entries.append((entry, event.vector, made))
+
+    def _thumbnail(self, event: Encoded) -> str | None:
+        if self._attachments is None:
+            return None
+        attachment, segment = event.facts.attachment, event.segment
+        start, end = segment.start or 0.0, segment.end
+        try:
+            picture = thumbnail(
+                attachment.source, segment.modality, start=start, end=end, name=attachment.name, limits=self._limits
+            )
+        except (AttachmentError, MissingExtraError):
+            return None  # it was decoded for the model; a picture of it is more than anybody asked for
+        return None if picture is None else self._attachments.put(picture, name="thumbnail.webp")
+
+    def _finish(self, event: Finished) -> None:
+        source = self._open.pop(event.task.source)
+        for reason in dict.fromkeys(source.reasons):
+            self.tally.failures.append(IndexFailure(source=event.task.source, reason=one_line(reason, 1000)))
+        if source.encoded or source.known:
+            self._batch.sources.append((event.task, source))
+        else:
+            self._progress(1)
+        if source.reasons and self._strict:
+            raise AttachmentError(source.reasons[0])
+
+    def _drop(self, event: Failed) -> None:
+        """Take back what came of a file before it turned out to be unusable."""
+        source = self._open.pop(event.task.source, None)
+        if source is not None and event.facts is not None:
+            sha256 = event.facts.attachment.sha256
+            self._batch.entries = [item for item in self._batch.entries if item[0].sha256 != sha256]
+            self._settle()
+            for modality, ids in _record(event.task, source).ids().items():
+                self._catalogue.entries(modality).delete([id_ for id_ in ids if id_ not in source.known])
+        self.refuse(event.task.source, event.error)
+
+    def _write(self) -> None:
+        """Have the batch written, after the one before."""
+        batch, self._batch, self._written_at = self._batch, _Batch(), time.monotonic()
+        if not batch.entries and not batch.sources:
+            return
+        captioned = self._captioned(batch)
+        self._settle()
+        self._writing = self._writer.submit(self._write_batch, batch, captioned)
+
+    def _settle(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _captioned(self, batch: _Batch) -> list[Entry]:
+        """The entries, with captions of the model where any are asked for."""
+        entries = [entry for entry, _, _ in batch.entries]
+        if self._labels.caption is not True or self._captioner is None or not entries:
+            return entries
+        captions = self._captioner.captions(np.stack([vector for _, vector, _ in batch.entries]))
+        return [
+            entry if entry.text is not None else entry.model_copy(update={"caption": caption})
+            for entry, caption in zip(entries, captions, strict=True)
+        ]
+
+    def _write_batch(self, batch: _Batch, entries: Sequence[Entry]) -> None:
+        alike: defaultdict[Modality, list[tuple[Entry, NDArray[np.float32]]]] = defaultdict(list)
+        for entry, (_, vector, made) in zip(entries, batch.entries, strict=True):
+            alike[entry.modality].append((entry.model_copy(update={"thumbnail": made.result()}), vector))
+        for modality, items in alike.items():
+            unique = {entry.id: (entry, vector) for entry, vector in items}  # Chroma refuses an id twice
+            records = [to_record(entry) for entry, _ in unique.values()]
+            self._catalogue.entries(modality).upsert(
+                list(unique),
+                np.stack([vector for _, vector in unique.values()]),
+                metadatas=[metadata for metadata, _ in records],
+                documents=[document for _, document in records],
+            )
+        self.tally.entries += len(entries)
+        for task, source in batch.sources:
+            self._settle_source(task, source)
+        self._catalogue.record([_record(task, source) for task, source in batch.sources])
+        self._catalogue.changed()
+        self._progress(len(batch.sources))
+
+    def _settle_source(self, task: Task, source: _Source) -> None:
+        """Bring what was there before into line with a source, and count it."""
+        record, previous = _record(task, source), source.previous
+        if previous is not None and (previous.sha256, previous.key) != (record.sha256, record.key):
+            if all(other.source == record.source for other in self._catalogue.with_content(previous.sha256)):
+                self._catalogue.remove_entries(previous)
+            self.tally.changed += 1
+            return
+        moved = previous is None and bool(source.known) and self._take_over(record, source)
+        if previous is not None and previous.labels != record.labels:
+            self._relabel(record, source)
+        if moved:
+            self.tally.moved += 1
+        elif previous is None:
+            self.tally.added += 1
+        else:
+            self.tally.unchanged += 1
+
+    def _take_over(self, record: SourceRecord, source: _Source) -> bool:
+        """Give the entries of a file that has gone to the one that has its content now."""
+        entry = self._stored(record)
+        if entry is None or entry.source == record.source or entry.handle == entry.source:
+            return False
+        if Path(entry.source).exists():
+            return False
+        self._relabel(record, source)
+        self._catalogue.forget([entry.source])
+        return True
+
+    def _relabel(self, record: SourceRecord, source: _Source) -> None:
+        """Say of a source's entries what the user says now; vectors, captions and thumbnails stay."""
+        for modality, ids in record.ids().items():
+            collection = self._catalogue.entries(modality)
+            there = entries_of(collection.get(ids, include=["metadatas", "documents"]))
+            if not there:
+                continue
+            entries = [_relabelled(entry, record, source) for entry in there]
+            if source.labels.caption is True and self._captioner is not None:
+                vectors = collection.get([entry.id for entry in there], include=["embeddings"]).vectors
+                entries = [
+                    entry if entry.text is not None else entry.model_copy(update={"caption": caption})
+                    for entry, caption in zip(entries, self._captioner.captions(vectors), strict=True)
+                ]
+            records = [to_record(entry) for entry in entries]
+            gone = [
+                dict.fromkeys(to_record(old)[0].keys() - new.keys())
+                for old, (new, _) in zip(there, records, strict=True)
+            ]
+            collection.update(
+                [entry.id for entry in there],
+                [{**new, **removed} for (new, _), removed in zip(records, gone, strict=True)],
+                [document for _, document in records],
+            )
+
+
+def _relabelled(entry: Entry, record: SourceRecord, source: _Source) -> Entry:
+    labels = source.labels
+    told = bool(labels.digest)
+    caption = labels.caption if isinstance(labels.caption, str) else entry.caption
+    return entry.model_copy(
+        update={
+            "source": record.source,
+            "title": labels.title or _title(record.source, source.facts),
+            "tags": labels.tags if told else entry.tags,
+            "metadata": labels.metadata if told else entry.metadata,
+            "caption": caption if entry.text is None else None,
+        }
+    )
+
+
+def _entry(event: Encoded, labels: SourceLabels) -> Entry:
+    facts, segment, attachment = event.facts, event.segment, event.facts.attachment
+    seen = segment.modality != "audio"
+    return Entry(
+        **segment.model_dump(exclude={"text"}),
+        id=facts.id(segment),
+        source=event.task.source,
+        sha256=attachment.sha256,
+        mime=attachment.mime,
+        duration=facts.seconds,
+        width=facts.width if seen else None,
+        height=facts.height if seen else None,
+        title=labels.title or _title(event.task.source, facts),
+        tags=labels.tags,
+        text=segment.text,
+        caption=labels.caption if isinstance(labels.caption, str) and segment.text is None else None,
+        metadata=labels.metadata,
+    )
+
+
+def _title(source: str, facts: Facts) -> str:
+    if source != facts.attachment.handle:
+        return Path(source).stem or source
+    if facts.attachment.modality == "text":
+        return one_line(decode_text(facts.attachment.source), TITLE_CHARS)
+    return Path(facts.attachment.name).stem or facts.attachment.name
+
+
+def _record(task: Task, source: _Source) -> SourceRecord:
+    attachment = source.facts.attachment
+    counts: dict[Modality, int] = {}
+    for segment in source.facts.segments:
+        counts[segment.modality] = counts.get(segment.modality, 0) + 1
+    return SourceRecord(
+        source=task.source,
+        sha256=attachment.sha256,
+        size=attachment.size,
+        modified=-1 if task.fresh else task.modified,
+        modality=attachment.modality,
+        mime=attachment.mime,
+        key=source.facts.key,
+        counts=counts,
+        failed=len(source.reasons),
+        labels=source.labels.digest,
+        seconds=source.facts.seconds,
+    )

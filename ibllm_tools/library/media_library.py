@@ -1,0 +1,538 @@
+"""A folder of mixed media as a library that any modality can query, and whose hits can be cited."""
+
+import builtins
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
+from ibllm_tools.errors import AttachmentNotFoundError, InvalidRequestError, StoreError, one_line
+from ibllm_tools.library.catalogue import (
+    MODALITIES,
+    Catalogue,
+    SourceRecord,
+    encoding_key,
+    entries_of,
+    modality_of,
+)
+from ibllm_tools.library.encoding import encode
+from ibllm_tools.library.entry import Entry, Hit, IndexReport, LibraryStats
+from ibllm_tools.library.filtering import checked_where
+from ibllm_tools.library.indexing import Captioner, Indexing, Labels
+from ibllm_tools.library.scanning import Task, scan
+from ibllm_tools.library.searching import Searcher, Wanted
+from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
+from ibllm_tools.media.sniff import Modality
+from ibllm_tools.store.chroma import VectorDatabase, Where, is_server
+from ibllm_tools.store.embedder import Embedder
+from ibllm_tools.store.segments import DEFAULT_SETTINGS, SegmentSettings
+
+Ranking = Literal["similarity", "words", "hybrid"]
+DATABASE_FOLDER, ATTACHMENT_FOLDER = "chroma", "attachments"
+Query = str | Path | Attachment | Entry | NDArray[np.float32]
+"""Text, a file, an attachment, an ``att://`` handle, an entry or hit of the library, or a vector (E,)."""
+PAGE = 1000
+
+
+class MediaLibrary:
+    """Images, sounds, videos, 3D models, depth maps and texts, found by what they are. Made by :meth:`open`.
+
+    It may be used from several threads at once. An embedded folder belongs to one process; several share a server.
+
+    Example:
+        >>> library = MediaLibrary.open("library", embedder=assistant.embedder)
+        >>> library.add("media")
+        >>> for hit in library.search("a ringing bell", k=5):
+        ...     print(hit.source, hit.start, hit.end, hit.score)
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        embedder: Embedder,
+        attachments: AttachmentStore | None,
+        *,
+        captioner: Captioner | None = None,
+        settings: SegmentSettings = DEFAULT_SETTINGS,
+        roots: Roots = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.catalogue, self.embedder, self.attachments = catalogue, embedder, attachments
+        self.captioner, self.settings, self.roots, self.limits = captioner, settings, roots, limits
+        self._searcher = Searcher(catalogue)
+
+    @classmethod
+    def open(
+        cls,
+        location: str | Path | None,
+        *,
+        embedder: Embedder,
+        name: str = "library",
+        attachments: AttachmentStore | str | Path | None = None,
+        captioner: Captioner | None = None,
+        settings: SegmentSettings = DEFAULT_SETTINGS,
+        roots: Roots = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Self:
+        """Open a library, and make an empty one where there is none.
+
+        Args:
+            location: a folder, the URL of a Chroma server (``"http://host:port"``), or None for memory.
+            embedder: the encoder; a library holds the vectors of one.
+            name: of the library in its database, 3 to 500 characters of ``[a-zA-Z0-9_-]``.
+            attachments: where thumbnails and attachments that are no files are kept; by default within the folder.
+                Without one, as on a server where none is given, there are no thumbnails.
+            captioner: writes captions where they are asked for; an ``Assistant`` does.
+            settings: how sounds, videos and texts are cut when they are added.
+            roots: folder or folders that files to be added must lie in; anywhere by default.
+            limits: the most that a source may hold.
+
+        Raises:
+            EncoderMismatchError: it was filled with another encoder.
+            StoreLockedError: another process owns the folder.
+            StoreError: it cannot be opened, or a later version has written it.
+        """
+        place = location
+        if location is not None and not is_server(location):
+            place = Path(location).expanduser() / DATABASE_FOLDER
+            attachments = Path(location).expanduser() / ATTACHMENT_FOLDER if attachments is None else attachments
+        database = VectorDatabase.open(place, keep_log=True)
+        try:
+            catalogue = Catalogue.open(database, name, fingerprint=embedder.fingerprint, dimension=embedder.dimension)
+            store = attachments if isinstance(attachments, AttachmentStore | None) else AttachmentStore(attachments)
+        except BaseException:
+            database.close()
+            raise
+        return cls(catalogue, embedder, store, captioner=captioner, settings=settings, roots=roots, limits=limits)
+
+    @property
+    def location(self) -> str:
+        """The folder or URL, or ``"memory"``."""
+        folder = self.folder
+        return self.catalogue.database.location if folder is None else str(folder)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of an embedded library."""
+        place = self.catalogue.database.location
+        return None if is_server(place) or place == "memory" else Path(place).parent
+
+    def add(
+        self,
+        *sources: Any,
+        texts: Sequence[str] = (),
+        title: str | None = None,
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | Callable[[str], Mapping[str, Any]] | None = None,
+        caption: str | bool = False,
+        strict: bool = False,
+        progress: bool = True,
+    ) -> IndexReport:
+        """Index files, folders, globs, attachments and texts.
+
+        What is there and has not changed, by size and time, is passed over; what has changed is replaced; a file that
+        was moved keeps its entries. What cannot be used is reported and left out. A run that was stopped, in whatever
+        way, is completed by the next one. What is said of a source stays until something else is said of it.
+
+        Args:
+            sources: paths, folders, globs and attachments. In folders and globs only files that are named like media.
+            texts: texts, literally.
+            title: of the sources; their names by default.
+            tags: of the sources.
+            metadata: of the sources, or a function of the source's path that gives it: text, numbers, true and false,
+                and lists of these.
+            caption: of the sources, or True, and the captioner writes one for every entry that is no text.
+            strict: raise the first failure, instead of reporting it.
+            progress: draw a bar where the output is a terminal.
+
+        Raises:
+            InvalidRequestError: titles, tags or metadata that cannot be stored; captions without a captioner.
+            StoreError: it cannot be written: a full disk, a server that does not answer.
+            IbllmError: with ``strict``, why the first source cannot be used.
+        """
+        began = time.perf_counter()
+        labels = Labels(title, tuple(tags), metadata or {}, caption)
+        labels.of("")
+        if caption is True and self.captioner is None:
+            raise InvalidRequestError("caption=True without a captioner; open the library with captioner=assistant")
+        found = scan(
+            self._listed(sources, texts),
+            roots=self.roots,
+            without=[] if self.folder is None else [self.folder.resolve()],
+        )
+        bar: Any = tqdm(total=len(found.tasks), unit="source", disable=None if progress else True)
+        with bar:
+            previous, waiting = self._compared(found.tasks, labels)
+            unchanged = len(found.tasks) - len(waiting)
+            bar.update(unchanged)
+            with Indexing(
+                self.catalogue,
+                self.attachments,
+                labels=labels,
+                previous=previous,
+                limits=self.limits,
+                captioner=self.captioner,
+                strict=strict,
+                progress=bar.update,
+            ) as indexing:
+                for refusal in found.refusals:
+                    indexing.refuse(refusal.source, refusal.error)
+                indexing.take(encode(waiting, self.embedder, self.settings, limits=self.limits, known=self._known))
+        tally = indexing.tally
+        return IndexReport(
+            added=tally.added,
+            changed=tally.changed,
+            unchanged=tally.unchanged + unchanged,
+            moved=tally.moved,
+            ignored=found.ignored,
+            entries=tally.entries,
+            seconds=time.perf_counter() - began,
+            failures=tuple(tally.failures),
+        )
+
+    def search(
+        self,
+        query: Query | Sequence[Query],
+        k: int = 10,
+        *,
+        modality: Modality | Sequence[Modality] | None = None,
+        where: Where | None = None,
+        min_score: float | None = None,
+        query_weights: Sequence[float] | None = None,
+        ranking: Ranking = "similarity",
+        diversity: float = 0.0,
+        segments: int = 3,
+        calibrated: bool = True,
+    ) -> builtins.list[Hit]:
+        """The sources that answer a query, best first, each with its best segments.
+
+        Args:
+            query: a text, a file, an attachment, a handle, a hit, a vector; or several, which are mixed.
+            k: sources, at most.
+            modality: of what is to be found; everything by default.
+            where: filter of the metadata, in Chroma's language.
+            min_score: leaves out what scores less.
+            query_weights: of several queries; negative ones say what it is not to be like.
+            ranking: by ``"similarity"`` of the embeddings; by the ``"words"`` of captions, texts and titles; or both.
+            diversity: 0 to 1; above 0, sources that resemble those before them come later.
+            segments: of each source, at most.
+            calibrated: make scores comparable across modalities; otherwise a score is the similarity itself.
+
+        Raises:
+            InvalidRequestError: a query, a filter or a number that cannot be used.
+            AttachmentError: a file of the query cannot be used.
+            StoreError: the library is closed or cannot be reached.
+        """
+        wanted = Wanted(
+            k=_at_least_one("k", k),
+            modalities=_modalities(modality),
+            where=None if where is None else checked_where(where),
+            min_score=min_score,
+            segments=_at_least_one("segments", segments),
+            diversity=_share("diversity", diversity),
+            calibrated=calibrated,
+        )
+        if ranking not in get_args(Ranking):
+            raise InvalidRequestError(f"ranking {one_line(ranking)!r}, expected one of {', '.join(get_args(Ranking))}")
+        queries = _as_queries(query)
+        if ranking == "similarity":
+            return self._searcher.by_similarity(self.embed_query(queries, query_weights), wanted)
+        words = " ".join(item for item in queries if isinstance(item, str) and not item.startswith("att://"))
+        if not words.strip():
+            raise InvalidRequestError(f"ranking {ranking!r} of a query without text; add one, or rank by similarity")
+        if ranking == "words":
+            return self._searcher.by_words(words, wanted)
+        return self._searcher.hybrid(self.embed_query(queries, query_weights), words, wanted)
+
+    def embed_query(
+        self, query: Query | Sequence[Query], weights: Sequence[float] | None = None
+    ) -> NDArray[np.float32]:
+        """The unit vector (E,) of a query, or of a weighted mix of them: unit(sum_i w_i e_i).
+
+        Raises:
+            InvalidRequestError, AttachmentError: as :meth:`search`.
+        """
+        queries = _as_queries(query)
+        factors = [1.0] * len(queries) if weights is None else [float(weight) for weight in weights]
+        if len(factors) != len(queries) or not np.isfinite(factors).all():
+            raise InvalidRequestError(
+                f"query_weights {weights} for {len(queries)} queries, expected a finite one for each"
+            )
+        rows = np.stack([self._query_vector(item) for item in queries])  # (Q, E)
+        mix = np.asarray(factors, np.float32) @ rows
+        length = float(np.linalg.norm(mix))
+        if length < 1e-6:
+            raise InvalidRequestError(
+                "the queries cancel each other out, expected a mix with a direction; change weights"
+            )
+        return np.asarray(mix / length, np.float32)
+
+    def get(self, id_: str) -> Entry:
+        """An entry by its id.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        modality = modality_of(id_)
+        if modality is not None and modality in self.catalogue.modalities():
+            found = self.catalogue.entries(modality).get([id_], include=["metadatas", "documents"])
+            if found.ids:
+                return entries_of(found)[0]
+        raise InvalidRequestError(f"{one_line(id_)!r}: no such entry; take an id from a hit, or from list")
+
+    def list(
+        self,
+        *,
+        modality: Modality | Sequence[Modality] | None = None,
+        where: Where | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> Iterator[Entry]:
+        """Entries, modality by modality, in the order in which they came."""
+        left, skip = limit, offset
+        where = None if where is None else checked_where(where)
+        for kind in self._present(modality):
+            collection, place = self.catalogue.entries(kind), 0
+            if where is None and skip >= (size := len(collection)):
+                skip -= size
+                continue
+            while left is None or left > 0:
+                page = PAGE if left is None else min(PAGE, left + skip)
+                records = collection.find(where, limit=page, offset=place, include=["metadatas", "documents"])
+                if not records.ids:
+                    break
+                place += len(records.ids)
+                for entry in entries_of(records):
+                    if skip:
+                        skip -= 1
+                    elif left is None or left > 0:
+                        left = None if left is None else left - 1
+                        yield entry
+
+    def sources(self) -> Iterator[SourceRecord]:
+        """Everything that was added, in the order in which it came."""
+        return self.catalogue.all_sources()
+
+    def vectors(
+        self, modality: Modality, batch: int = PAGE
+    ) -> Iterator[tuple[builtins.list[str], NDArray[np.float32]]]:
+        """Ids and unit vectors (B, E) of a modality, batch by batch."""
+        if modality in self.catalogue.modalities():
+            collection, place = self.catalogue.entries(modality), 0
+            while ids := (records := collection.find(limit=batch, offset=place, include=["embeddings"])).ids:
+                place += len(ids)
+                yield ids, records.vectors
+
+    def attachment(self, entry: Entry) -> Attachment:
+        """The source of an entry or a hit, opened.
+
+        Raises:
+            AttachmentError: it has gone, or cannot be used any more.
+        """
+        if entry.source.startswith("att://"):
+            return Attachment(entry.source, store=self.attachments, limits=self.limits)
+        opened = Attachment(Path(entry.source), roots=self.roots, limits=self.limits)
+        if opened.sha256 != entry.sha256:
+            raise AttachmentNotFoundError(f"{entry.name}: it has changed since it was indexed; index it again")
+        return opened
+
+    def delete(self, *sources: str | Path | Entry) -> int:
+        """Remove sources, with their entries, by path, handle, or one of their entries; how many there were."""
+        names = [_source_name(source) for source in sources]
+        return self._remove(list(self.catalogue.recorded(names).values()))
+
+    def prune(self) -> builtins.list[str]:
+        """Remove the sources whose files have gone, and thumbnails that nothing refers to; the sources' names."""
+        gone = [
+            record
+            for record in self.sources()
+            if not record.source.startswith("att://") and not Path(record.source).exists()
+        ]
+        self._remove(gone)
+        return [record.source for record in gone]
+
+    def stats(self) -> LibraryStats:
+        """How much there is."""
+        sources = size = 0
+        seconds: dict[Modality, float] = {}
+        for record in self.sources():
+            sources, size = sources + 1, size + record.size
+            if record.seconds is not None:
+                seconds[record.modality] = seconds.get(record.modality, 0.0) + record.seconds
+        kept = None if self.attachments is None else self.attachments.size()
+        return LibraryStats(
+            location=self.location,
+            encoder=self.catalogue.fingerprint,
+            dimension=self.catalogue.dimension,
+            sources=sources,
+            entries={modality: len(self.catalogue.entries(modality)) for modality in self.catalogue.modalities()},
+            seconds=seconds,
+            source_bytes=size,
+            database_bytes=None if self.folder is None else _bytes_below(self.folder / DATABASE_FOLDER),
+            attachments=0 if kept is None else kept.attachments,
+            attachment_bytes=0 if kept is None else kept.bytes,
+        )
+
+    def __len__(self) -> int:
+        """The number of entries."""
+        return sum(len(self.catalogue.entries(modality)) for modality in self.catalogue.modalities())
+
+    def close(self) -> None:
+        """Release the database and its lock. Closing twice does nothing."""
+        self.catalogue.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _listed(self, sources: Iterable[Any], texts: Sequence[str]) -> Iterator[Any]:
+        if isinstance(texts, str):
+            raise InvalidRequestError("texts is a text, expected a list of them")
+        for source in sources:
+            for item in source if isinstance(source, list | tuple | set) else [source]:
+                yield self._kept(item) if isinstance(item, Attachment) and isinstance(item.source, bytes) else item
+        for text in texts:
+            yield self._kept(Attachment.from_text(text, limits=self.limits))
+
+    def _kept(self, attachment: Attachment) -> Attachment:
+        """An attachment that is no file, in the store."""
+        if self.attachments is None:
+            raise StoreError(
+                f"{attachment.name}: no file, and {self.location} has no store to keep it in; open the library with "
+                "attachments=FOLDER"
+            )
+        self.attachments.put(attachment)
+        return attachment
+
+    def _compared(self, tasks: Sequence[Task], labels: Labels) -> tuple[dict[str, SourceRecord], builtins.list[Task]]:
+        """The records that the tasks' sources have, and those of the tasks that there is something to do for."""
+        previous: dict[str, SourceRecord] = {}
+        waiting = []
+        for start in range(0, len(tasks), PAGE):
+            part = tasks[start : start + PAGE]
+            records = self.catalogue.recorded([task.source for task in part])
+            for task in part:
+                record = records.get(task.source)
+                if record is None or not self._is_current(task, record, labels):
+                    waiting.append(task)
+            previous |= records
+        return previous, waiting
+
+    def _is_current(self, task: Task, record: SourceRecord, labels: Labels) -> bool:
+        if task.path is None:
+            same = task.attachment is not None and task.attachment.sha256 == record.sha256
+        else:
+            same = (task.size, task.modified) == (record.size, record.modified)
+        digest = labels.of(task.source).digest
+        key = encoding_key(self.catalogue.fingerprint, record.modality, self.settings)
+        return same and record.key == key and digest in ("", record.labels)
+
+    def _known(self, sha256: str, entries: Sequence[tuple[str, Modality]]) -> set[str]:
+        present = set(self.catalogue.modalities())
+        found: set[str] = set()
+        for modality in dict.fromkeys(modality for _, modality in entries):
+            if modality in present:
+                found |= self.catalogue.entries(modality).known([id_ for id_, kind in entries if kind == modality])
+        return found
+
+    def _query_vector(self, query: Query) -> NDArray[np.float32]:
+        if isinstance(query, np.ndarray):
+            return _checked_vector(query, self.catalogue.dimension)
+        if isinstance(query, Entry):
+            modality = modality_of(query.id)
+            found = self.catalogue.entries(modality or query.modality).get([query.id], include=["embeddings"])
+            if not found.ids:
+                raise InvalidRequestError(f"{query.citation}: no entry of this library any more; search again")
+            return np.asarray(found.vectors[0])
+        vector: NDArray[np.float32] = self.embedder.embed([self._query_attachment(query)])[0]
+        return vector
+
+    def _query_attachment(self, query: str | Path | Attachment) -> Attachment:
+        if isinstance(query, Attachment):
+            return query
+        if isinstance(query, Path):
+            return Attachment(query, roots=self.roots, limits=self.limits)
+        if not query.startswith("att://"):
+            return Attachment.from_text(query, name="query", limits=self.limits)
+        if self.attachments is not None and query in self.attachments:
+            return Attachment(query, store=self.attachments, limits=self.limits)
+        for record in self.catalogue.with_content(query.removeprefix("att://")):
+            if Path(record.source).is_file():
+                return Attachment(Path(record.source), roots=self.roots, limits=self.limits)
+        raise AttachmentNotFoundError(f"{one_line(query)}: neither in the attachment store nor a source of the library")
+
+    def _present(self, modality: Modality | Sequence[Modality] | None) -> builtins.list[Modality]:
+        wanted = _modalities(modality)
+        return [kind for kind in self.catalogue.modalities() if kind in wanted]
+
+    def _remove(self, records: Sequence[SourceRecord]) -> int:
+        going = {record.source for record in records}
+        for record in records:
+            if all(other.source in going for other in self.catalogue.with_content(record.sha256)):
+                self.catalogue.remove_entries(record)
+        if records:
+            self.catalogue.forget(going)
+            self.catalogue.changed()
+        return len(records)
+
+
+def _as_queries(query: Query | Sequence[Query]) -> list[Query]:
+    queries = list(query) if isinstance(query, list | tuple) else [query]
+    kinds = (str, Path, Attachment, Entry, np.ndarray)
+    if not queries or not all(isinstance(item, kinds) for item in queries):
+        raise InvalidRequestError(
+            f"query {one_line(query)!r}, expected text, a Path, an Attachment, a handle, a hit, a vector, or several"
+        )
+    return queries  # type: ignore[return-value]  # checked
+
+
+def _checked_vector(vector: NDArray[np.float32], dimension: int) -> NDArray[np.float32]:
+    values = np.asarray(vector, np.float32)
+    length = float(np.linalg.norm(values)) if values.shape == (dimension,) else 0.0
+    if not 0 < length < np.inf:
+        raise InvalidRequestError(
+            f"a query of shape {values.shape} and length {length:g}, expected ({dimension},), finite and not zero"
+        )
+    return np.asarray(values / length)
+
+
+def _modalities(modality: Modality | Sequence[Modality] | None) -> tuple[Modality, ...]:
+    chosen = MODALITIES if modality is None else (modality,) if isinstance(modality, str) else tuple(modality)
+    unknown = [kind for kind in chosen if kind not in MODALITIES]
+    if unknown or not chosen:
+        raise InvalidRequestError(f"modality {one_line(modality)!r}, expected some of {', '.join(MODALITIES)}")
+    return chosen
+
+
+def _at_least_one(name: str, number: int) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InvalidRequestError(f"{name}={one_line(number)}, expected a whole number of at least 1")
+    return number
+
+
+def _share(name: str, number: float) -> float:
+    if not 0 <= number <= 1:
+        raise InvalidRequestError(f"{name}={number}, expected a number from 0 to 1")
+    return float(number)
+
+
+def _source_name(source: str | Path | Entry) -> str:
+    if isinstance(source, Entry):
+        return source.source
+    return (
+        source if isinstance(source, str) and source.startswith("att://") else str(Path(source).expanduser().resolve())
+    )
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

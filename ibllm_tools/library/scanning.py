@@ -1,0 +1,189 @@
+"""What there is to index: files, folders and globs as tasks, one per source.
+
+In folders and globs only files that are named like media are looked at, nothing hidden, and no folder behind a symbolic
+link. A file that is named itself is always tried.
+"""
+
+import glob
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibllm_tools.attachments import SCHEME, Attachment, Roots
+from ibllm_tools.errors import AttachmentAccessError, AttachmentError, AttachmentNotFoundError, IbllmError, one_line
+
+MEDIA_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".au", ".caf"}
+    | {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ogv"}
+    | {".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".pcd", ".xyz", ".pts", ".npy"}
+    | {".txt", ".text", ".md", ".markdown"}
+)
+GLOB = frozenset("*?[")
+SAME_TICK = 50_000_000
+"""Nanoseconds within which a file may change and keep its time."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A source to index.
+
+    Attributes:
+        source: how the library calls it.
+        path: its file; ``None`` for an attachment that is none.
+        attachment: what was handed in, where that was no path.
+        size: of the file in bytes.
+        modified: time of the file's last change in nanoseconds; -1 where it says nothing.
+        fresh: whether that was so short ago that a further change may get the same time.
+    """
+
+    source: str
+    path: Path | None
+    attachment: Attachment | None = None
+    size: int = 0
+    modified: int = -1
+    fresh: bool = False
+
+    def is_as_it_was(self) -> bool:
+        """Whether the file is still the one that was found."""
+        if self.path is None:
+            return True
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        return status.st_size == self.size and self.modified in (-1, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something that was handed in and cannot be a source."""
+
+    source: str
+    error: IbllmError
+
+
+@dataclass
+class Scan:
+    """What was found.
+
+    Attributes:
+        tasks: one per source, each once, in the order in which they were handed in; sorted within folders.
+        refusals: what cannot be used, and why.
+        ignored: files in folders that are named like no kind of media.
+    """
+
+    tasks: list[Task]
+    refusals: list[Refusal]
+    ignored: int = 0
+
+
+def scan(sources: Iterable[Any], *, roots: Roots = None, without: Sequence[Path] = ()) -> Scan:
+    """Find the files that are meant.
+
+    Args:
+        sources: paths, folders, globs, attachments.
+        roots: folder or folders that files must lie in, symbolic links resolved; anywhere by default.
+        without: folders that are passed over: the library's own.
+    """
+    found, known = Scan([], []), set[str]()
+    for source in sources:
+        for item in _expanded(source, without, found):
+            if isinstance(item, Refusal):
+                found.refusals.append(item)
+                continue
+            task = _file_task(item, roots) if isinstance(item, Path) else item
+            if isinstance(task, Refusal):
+                found.refusals.append(task)
+            elif task.source not in known:
+                known.add(task.source)
+                found.tasks.append(task)
+    return found
+
+
+def _expanded(source: Any, without: Sequence[Path], found: Scan) -> Iterator[Path | Task | Refusal]:
+    if isinstance(source, Attachment):
+        yield _attachment_task(source)
+    elif isinstance(source, str) and SCHEME.match(source):
+        reason = "handles and URLs are indexed as attachments; pass Attachment(...), which can open them"
+        yield Refusal(one_line(source), AttachmentAccessError(f"{one_line(source)}: {reason}"))
+    elif isinstance(source, str | os.PathLike):
+        yield from _paths(Path(source).expanduser(), without, found)
+    else:
+        reason = f"{type(source).__name__}, expected a path, a folder, a glob or an Attachment"
+        yield Refusal(one_line(source), AttachmentError(f"{one_line(source)}: {reason}"))
+
+
+def _attachment_task(attachment: Attachment) -> Task:
+    if isinstance(attachment.source, Path):
+        return _with_status(attachment.source, attachment)
+    return Task(attachment.handle, None, attachment, attachment.size)
+
+
+def _paths(path: Path, without: Sequence[Path], found: Scan) -> Iterator[Path | Refusal]:
+    try:
+        if path.is_dir():
+            yield from _files_below(path.resolve(), without, found)
+        elif not path.exists() and GLOB & set(str(path)):
+            found_paths = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
+            matches = sorted(found_paths)
+            if not matches:
+                yield Refusal(
+                    str(path), AttachmentNotFoundError(f"{one_line(path)}: nothing matches; check the pattern")
+                )
+            for match in map(Path, matches):
+                if match.is_dir():
+                    continue
+                if match.suffix.lower() in MEDIA_SUFFIXES:
+                    yield match
+                else:
+                    found.ignored += 1
+        else:
+            yield path
+    except (OSError, ValueError) as error:
+        yield Refusal(one_line(path), AttachmentAccessError(f"{one_line(path)}: not a usable path ({one_line(error)})"))
+
+
+def _files_below(folder: Path, without: Sequence[Path], found: Scan) -> Iterator[Path | Refusal]:
+    closed: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=closed.append):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(place, name) not in without)
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() in MEDIA_SUFFIXES:
+                yield Path(place, name)
+            else:
+                found.ignored += 1
+    for error in closed:
+        reason = f"{one_line(error.filename)}: cannot be listed ({error.strerror}); change its permissions"
+        yield Refusal(one_line(error.filename), AttachmentAccessError(reason))
+
+
+def _file_task(path: Path, roots: Roots) -> Task | Refusal:
+    name = one_line(path)
+    try:
+        resolved = path.resolve()
+        str(resolved).encode("utf-8")
+        allowed = [roots] if isinstance(roots, str | Path) else roots
+        if allowed is not None and not any(resolved.is_relative_to(Path(root).resolve()) for root in allowed):
+            reason = (
+                f"{name}: outside the allowed folders, expected a file below {', '.join(map(str, allowed)) or 'none'}"
+            )
+            return Refusal(name, AttachmentAccessError(f"{reason}; move it there or allow its folder"))
+        return _with_status(resolved, None)
+    except FileNotFoundError:
+        return Refusal(name, AttachmentNotFoundError(f"{name}: no such file; check the path"))
+    except UnicodeEncodeError:
+        return Refusal(ascii(name), AttachmentAccessError(f"{name!a}: its name is no valid Unicode; rename it"))
+    except (OSError, ValueError, RuntimeError) as error:
+        return Refusal(name, AttachmentAccessError(f"{name}: cannot be opened ({one_line(error)}); check the path"))
+
+
+def _with_status(path: Path, attachment: Attachment | None) -> Task:
+    status = path.stat()
+    fresh = time.time_ns() - status.st_mtime_ns < SAME_TICK
+    return Task(str(path), path, attachment, status.st_size, status.st_mtime_ns, fresh)
