@@ -76,31 +76,50 @@ class Catalogue:
         self._entries: dict[Modality, VectorCollection] = {}
 
     @classmethod
-    def open(cls, database: VectorDatabase, name: str, *, fingerprint: str, dimension: int) -> Self:
+    def open(
+        cls,
+        database: VectorDatabase,
+        name: str,
+        *,
+        fingerprint: str | None = None,
+        dimension: int | None = None,
+        create: bool = True,
+    ) -> Self:
         """Open a library's collections, and make them where there are none.
+
+        Args:
+            database: where they lie.
+            name: the library's.
+            fingerprint: the encoder's; by default that of what is there.
+            dimension: width E of its vectors; by default that of what is there.
+            create: whether a library is made where there is none, which takes an encoder.
 
         Raises:
             EncoderMismatchError: it holds the vectors of another encoder.
-            StoreError: a later version has written it, or something else lies there.
+            StoreError: there is none, a later version has written it, or something else lies there.
         """
         place = f"{database.location}: the library {name!r}"
         stored = database.metadata(_sources_name(name))
-        if stored is not None and stored.get("fingerprint", fingerprint) != fingerprint:
-            raise EncoderMismatchError(
-                f"{place} holds the vectors of encoder {stored['fingerprint']!r}, and this one is {fingerprint!r}; use "
-                "the encoder that filled it, or another place"
-            )
+        if stored is None and (fingerprint is None or dimension is None or not create):
+            raise StoreError(f"{database.location}: no library {name!r} there; index something into it first")
         if stored is not None and stored.get("schema", SCHEMA) > SCHEMA:
             raise StoreError(
                 f"{place} was written by a later version (schema {stored['schema']}, this one reads {SCHEMA}); upgrade "
                 "ibllm-tools"
+            )
+        if fingerprint is None or dimension is None:
+            fingerprint, dimension = _stored_encoder(place, stored or {})
+        if stored is not None and stored.get("fingerprint", fingerprint) != fingerprint:
+            raise EncoderMismatchError(
+                f"{place} holds the vectors of encoder {stored['fingerprint']!r}, and this one is {fingerprint!r}; use "
+                "the encoder that filled it, or another place"
             )
         sources = database.collection(
             _sources_name(name),
             fingerprint=fingerprint,
             dimension=2,
             index=SOURCES_INDEX,
-            metadata={"schema": SCHEMA, "version": _token()},
+            metadata={"schema": SCHEMA, "version": _token(), "width": dimension},
         )
         return cls(database, name, sources, dimension)
 
@@ -237,6 +256,14 @@ def _entries_name(name: str, modality: Modality) -> str:
     return f"{name}.{modality}"
 
 
+def _stored_encoder(place: str, stored: Mapping[str, Any]) -> tuple[str, int]:
+    """Fingerprint and width of the encoder that a library says it was filled with."""
+    fingerprint, width = stored.get("fingerprint"), stored.get("width")
+    if not isinstance(fingerprint, str) or not isinstance(width, int) or width < 1:
+        raise StoreError(f"{place} was not made by ibllm-tools; use another name or place")
+    return fingerprint, width
+
+
 def _token() -> str:
     return secrets.token_hex(8)
 
@@ -248,8 +275,8 @@ def _direction(source: str) -> NDArray[np.float32]:
 
 
 def _source_metadata(record: SourceRecord) -> dict[str, Any]:
-    stored = record.model_dump(exclude_none=True)
-    return {**stored, "counts": json.dumps(record.counts)}
+    # None takes away what an earlier record of the source said
+    return {**record.model_dump(), "counts": json.dumps(record.counts)}
 
 
 def _source_record(stored: Mapping[str, Any]) -> SourceRecord:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
 from ibllm_tools.errors import AttachmentNotFoundError, InvalidRequestError, StoreError, one_line
+from ibllm_tools.library.absent_encoder import AbsentEncoder
 from ibllm_tools.library.catalogue import (
     MODALITIES,
     Catalogue,
@@ -29,7 +30,7 @@ from ibllm_tools.library.scanning import Task, scan
 from ibllm_tools.library.searching import Searcher, Wanted
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import Modality
-from ibllm_tools.store.chroma import VectorDatabase, Where, is_server
+from ibllm_tools.store.chroma import SQLITE_FILE, VectorDatabase, Where, is_server
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.segments import DEFAULT_SETTINGS, SegmentSettings
 
@@ -72,19 +73,21 @@ class MediaLibrary:
         cls,
         location: str | Path | None,
         *,
-        embedder: Embedder,
+        embedder: Embedder | None = None,
         name: str = "library",
         attachments: AttachmentStore | str | Path | None = None,
         captioner: Captioner | None = None,
         settings: SegmentSettings = DEFAULT_SETTINGS,
         roots: Roots = None,
         limits: Limits = DEFAULT_LIMITS,
+        create: bool = True,
     ) -> Self:
         """Open a library, and make an empty one where there is none.
 
         Args:
             location: a folder, the URL of a Chroma server (``"http://host:port"``), or None for memory.
-            embedder: the encoder; a library holds the vectors of one.
+            embedder: the encoder; a library holds the vectors of one. Without it, one that is there is opened for
+                what needs none: looking, searching by words, exporting, importing, tidying up.
             name: of the library in its database, 3 to 500 characters of ``[a-zA-Z0-9_-]``.
             attachments: where thumbnails and attachments that are no files are kept; by default within the folder.
                 Without one, as on a server where none is given, there are no thumbnails.
@@ -92,23 +95,34 @@ class MediaLibrary:
             settings: how sounds, videos and texts are cut when they are added.
             roots: folder or folders that files to be added must lie in; anywhere by default.
             limits: the most that a source may hold.
+            create: whether one is made where there is none, which takes an encoder.
 
         Raises:
             EncoderMismatchError: it was filled with another encoder.
             StoreLockedError: another process owns the folder.
-            StoreError: it cannot be opened, or a later version has written it.
+            StoreError: there is none and none is made; it cannot be opened, or a later version has written it.
         """
         place = location
         if location is not None and not is_server(location):
             place = Path(location).expanduser() / DATABASE_FOLDER
             attachments = Path(location).expanduser() / ATTACHMENT_FOLDER if attachments is None else attachments
+            if (embedder is None or not create) and not (place / SQLITE_FILE).exists():
+                raise StoreError(f"{location}: no library there; index something into it first, or correct the path")
         database = VectorDatabase.open(place, keep_log=True)
         try:
-            catalogue = Catalogue.open(database, name, fingerprint=embedder.fingerprint, dimension=embedder.dimension)
+            catalogue = Catalogue.open(
+                database,
+                name,
+                fingerprint=None if embedder is None else embedder.fingerprint,
+                dimension=None if embedder is None else embedder.dimension,
+                create=create,
+            )
             store = attachments if isinstance(attachments, AttachmentStore | None) else AttachmentStore(attachments)
         except BaseException:
             database.close()
             raise
+        if embedder is None:
+            embedder = AbsentEncoder(catalogue.fingerprint, catalogue.dimension)
         return cls(catalogue, embedder, store, captioner=captioner, settings=settings, roots=roots, limits=limits)
 
     @property
@@ -157,7 +171,7 @@ class MediaLibrary:
             IbllmError: with ``strict``, why the first source cannot be used.
         """
         began = time.perf_counter()
-        labels = Labels(title, tuple(tags), metadata or {}, caption)
+        labels = Labels(title, tags, metadata or {}, caption)
         labels.of("")
         if caption is True and self.captioner is None:
             raise InvalidRequestError("caption=True without a captioner; open the library with captioner=assistant")
@@ -176,7 +190,6 @@ class MediaLibrary:
                 self.attachments,
                 labels=labels,
                 previous=previous,
-                limits=self.limits,
                 captioner=self.captioner,
                 strict=strict,
                 progress=bar.update,
