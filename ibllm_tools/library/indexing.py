@@ -1,6 +1,6 @@
 """From vectors to records: what the encoder yields is written in batches, sources after their entries.
 
-Thumbnails are made and batches written in threads of their own, while the model works on what comes next.
+Thumbnails are kept and batches written in threads of their own, while the model works on what comes next.
 """
 
 import hashlib
@@ -17,15 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibllm_tools.attachments import AttachmentStore
-from ibllm_tools.errors import AttachmentError, IbllmError, MissingExtraError, one_line
+from ibllm_tools.errors import AttachmentError, IbllmError, one_line
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, entries_of, to_record
 from ibllm_tools.library.encoding import Encoded, Event, Facts, Failed, Finished, Identified
 from ibllm_tools.library.entry import Entry, IndexFailure, checked_metadata, checked_tags
 from ibllm_tools.library.scanning import Task
-from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.sniff import Modality
-from ibllm_tools.media.text import decode_text
-from ibllm_tools.media.thumbnails import thumbnail
 
 BATCH = 256
 """Entries or sources that are written together; Chroma holds the interpreter while it writes."""
@@ -54,7 +51,7 @@ class Labels:
     """
 
     title: str | None = None
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
     metadata: Mapping[str, Any] | Callable[[str], Mapping[str, Any]] = field(default_factory=dict)
     caption: str | bool = False
 
@@ -124,7 +121,6 @@ class Indexing:
         attachments: where thumbnails go; without one there are none.
         labels: what the user says of the sources.
         previous: the records that the sources had before.
-        limits: bounds on what a thumbnail may decode.
         captioner: writes the captions, where any are asked for.
         strict: whether the first failure is raised.
         progress: told the number of sources that are done.
@@ -137,16 +133,16 @@ class Indexing:
         *,
         labels: Labels,
         previous: Mapping[str, SourceRecord],
-        limits: Limits,
         captioner: Captioner | None = None,
         strict: bool = False,
         progress: Callable[[int], object] = lambda count: None,
     ) -> None:
         self.tally = Tally()
         self._catalogue, self._attachments, self._labels, self._previous = catalogue, attachments, labels, previous
-        self._limits, self._captioner, self._strict, self._progress = limits, captioner, strict, progress
+        self._captioner, self._strict, self._progress = captioner, strict, progress
         self._open: dict[str, _Source] = {}
         self._batch, self._written_at = _Batch(), time.monotonic()
+        self._replacing: list[tuple[SourceRecord, SourceRecord]] = []  # what a source is now, and what it was before
         self._thumbnails = ThreadPoolExecutor(2, thread_name_prefix="ibllm-thumbnail")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ibllm-write")
         self._writing: Future[None] | None = None
@@ -186,6 +182,7 @@ class Indexing:
         try:
             self._write()
             self._settle()
+            self._replace()
         except BaseException:
             if kind is None:  # what came first is the better reason
                 raise
@@ -225,17 +222,11 @@ class Indexing:
         self._batch.entries.append((entry, event.vector, made))
 
     def _thumbnail(self, event: Encoded) -> str | None:
-        if self._attachments is None:
+        """The handle of a segment's picture, once it is in the store."""
+        picture = None if self._attachments is None else event.thumbnail()
+        if picture is None or self._attachments is None:
             return None
-        attachment, segment = event.facts.attachment, event.segment
-        start, end = segment.start or 0.0, segment.end
-        try:
-            picture = thumbnail(
-                attachment.source, segment.modality, start=start, end=end, name=attachment.name, limits=self._limits
-            )
-        except (AttachmentError, MissingExtraError):
-            return None  # it was decoded for the model; a picture of it is more than anybody asked for
-        return None if picture is None else self._attachments.put(picture, name="thumbnail.webp")
+        return self._attachments.put(picture, name="thumbnail.webp")
 
     def _finish(self, event: Finished) -> None:
         source = self._open.pop(event.task.source)
@@ -252,7 +243,7 @@ class Indexing:
         """Take back what came of a file before it turned out to be unusable."""
         source = self._open.pop(event.task.source, None)
         if source is not None and event.facts is not None:
-            sha256 = event.facts.attachment.sha256
+            sha256 = event.facts.sha256
             self._batch.entries = [item for item in self._batch.entries if item[0].sha256 != sha256]
             self._settle()
             for modality, ids in _record(event.task, source).ids().items():
@@ -264,24 +255,24 @@ class Indexing:
         batch, self._batch, self._written_at = self._batch, _Batch(), time.monotonic()
         if not batch.entries and not batch.sources:
             return
-        captioned = self._captioned(batch)
+        entries = [entry for entry, _, _ in batch.entries]
+        if entries:
+            entries = self._with_captions(entries, np.stack([vector for _, vector, _ in batch.entries]))
         self._settle()
-        self._writing = self._writer.submit(self._write_batch, batch, captioned)
+        self._writing = self._writer.submit(self._write_batch, batch, entries)
 
     def _settle(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
-    def _captioned(self, batch: _Batch) -> list[Entry]:
-        """The entries, with captions of the model where any are asked for."""
-        entries = [entry for entry, _, _ in batch.entries]
+    def _with_captions(self, entries: list[Entry], vectors: NDArray[np.float32]) -> list[Entry]:
+        """The entries, with captions of the model where any are asked for and there is no text."""
         if self._labels.caption is not True or self._captioner is None or not entries:
             return entries
-        captions = self._captioner.captions(np.stack([vector for _, vector, _ in batch.entries]))
         return [
             entry if entry.text is not None else entry.model_copy(update={"caption": caption})
-            for entry, caption in zip(entries, captions, strict=True)
+            for entry, caption in zip(entries, self._captioner.captions(vectors), strict=True)
         ]
 
     def _write_batch(self, batch: _Batch, entries: Sequence[Entry]) -> None:
@@ -298,20 +289,42 @@ class Indexing:
                 documents=[document for _, document in records],
             )
         self.tally.entries += len(entries)
+        records = []
         for task, source in batch.sources:
-            self._settle_source(task, source)
-        self._catalogue.record([_record(task, source) for task, source in batch.sources])
+            record, previous = _record(task, source), source.previous
+            if previous is not None and _content(previous) != _content(record):
+                self._replacing.append((record, previous))
+            else:
+                self._settle_source(record, source)
+                records.append(record)
+        self._catalogue.record(records)
         self._catalogue.changed()
-        self._progress(len(batch.sources))
+        self._progress(len(records))
 
-    def _settle_source(self, task: Task, source: _Source) -> None:
-        """Bring what was there before into line with a source, and count it."""
-        record, previous = _record(task, source), source.previous
-        if previous is not None and (previous.sha256, previous.key) != (record.sha256, record.key):
-            if all(other.source == record.source for other in self._catalogue.with_content(previous.sha256)):
-                self._catalogue.remove_entries(previous)
-            self.tally.changed += 1
-            return
+    def _replace(self) -> None:
+        """Record the sources that have new content, and delete what they had before.
+
+        This is done last, for the content that one file gives up may be what another has now: of files that were
+        swapped or rotated. Until then they are recorded as they were, so that a killed run is completed by the next.
+        """
+        replacing, self._replacing = self._replacing, []
+        going = {record.source for record, _ in replacing}
+        needed = {_content(record) for record, _ in replacing}
+        for start in range(0, len(replacing), BATCH):
+            part = replacing[start : start + BATCH]
+            for _, previous in part:
+                alike = self._catalogue.with_content(previous.sha256)
+                needed |= {_content(other) for other in alike if other.source not in going}
+                if _content(previous) not in needed:
+                    self._catalogue.remove_entries(previous)
+            self._catalogue.record([record for record, _ in part])
+            self._catalogue.changed()
+            self.tally.changed += len(part)
+            self._progress(len(part))
+
+    def _settle_source(self, record: SourceRecord, source: _Source) -> None:
+        """Bring the entries that are there into line with a source, and count it."""
+        previous = source.previous
         moved = previous is None and bool(source.known) and self._take_over(record, source)
         if previous is not None and previous.labels != record.labels:
             self._relabel(record, source)
@@ -334,28 +347,21 @@ class Indexing:
         return True
 
     def _relabel(self, record: SourceRecord, source: _Source) -> None:
-        """Say of a source's entries what the user says now; vectors, captions and thumbnails stay."""
+        """Say of a source's entries what the user says now; vectors and thumbnails stay."""
         for modality, ids in record.ids().items():
             collection = self._catalogue.entries(modality)
-            there = entries_of(collection.get(ids, include=["metadatas", "documents"]))
-            if not there:
+            stored = collection.get(ids, include=["embeddings", "metadatas", "documents"])
+            if not stored.ids:
                 continue
-            entries = [_relabelled(entry, record, source) for entry in there]
-            if source.labels.caption is True and self._captioner is not None:
-                vectors = collection.get([entry.id for entry in there], include=["embeddings"]).vectors
-                entries = [
-                    entry if entry.text is not None else entry.model_copy(update={"caption": caption})
-                    for entry, caption in zip(entries, self._captioner.captions(vectors), strict=True)
-                ]
+            entries = [_relabelled(entry, record, source) for entry in entries_of(stored)]
+            entries = self._with_captions(entries, stored.vectors)
             records = [to_record(entry) for entry in entries]
-            gone = [
-                dict.fromkeys(to_record(old)[0].keys() - new.keys())
-                for old, (new, _) in zip(there, records, strict=True)
+            metadatas = [
+                {**dict.fromkeys(old.keys() - new.keys()), **new}
+                for old, (new, _) in zip(stored.metadatas, records, strict=True)
             ]
             collection.update(
-                [entry.id for entry in there],
-                [{**new, **removed} for (new, _), removed in zip(records, gone, strict=True)],
-                [document for _, document in records],
+                stored.ids, stored.vectors, metadatas=metadatas, documents=[document for _, document in records]
             )
 
 
@@ -375,14 +381,14 @@ def _relabelled(entry: Entry, record: SourceRecord, source: _Source) -> Entry:
 
 
 def _entry(event: Encoded, labels: SourceLabels) -> Entry:
-    facts, segment, attachment = event.facts, event.segment, event.facts.attachment
+    facts, segment = event.facts, event.segment
     seen = segment.modality != "audio"
     return Entry(
         **segment.model_dump(exclude={"text"}),
         id=facts.id(segment),
         source=event.task.source,
-        sha256=attachment.sha256,
-        mime=attachment.mime,
+        sha256=facts.sha256,
+        mime=facts.mime,
         duration=facts.seconds,
         width=facts.width if seen else None,
         height=facts.height if seen else None,
@@ -395,28 +401,33 @@ def _entry(event: Encoded, labels: SourceLabels) -> Entry:
 
 
 def _title(source: str, facts: Facts) -> str:
-    if source != facts.attachment.handle:
+    if source != facts.handle:
         return Path(source).stem or source
-    if facts.attachment.modality == "text":
-        return one_line(decode_text(facts.attachment.source), TITLE_CHARS)
-    return Path(facts.attachment.name).stem or facts.attachment.name
+    if facts.modality == "text":
+        return one_line(facts.segments[0].text, TITLE_CHARS)
+    return Path(facts.name).stem or facts.name
+
+
+def _content(record: SourceRecord) -> tuple[str, str]:
+    """What the entries of a source are made of, and how."""
+    return record.sha256, record.key
 
 
 def _record(task: Task, source: _Source) -> SourceRecord:
-    attachment = source.facts.attachment
+    facts = source.facts
     counts: dict[Modality, int] = {}
-    for segment in source.facts.segments:
+    for segment in facts.segments:
         counts[segment.modality] = counts.get(segment.modality, 0) + 1
     return SourceRecord(
         source=task.source,
-        sha256=attachment.sha256,
-        size=attachment.size,
+        sha256=facts.sha256,
+        size=facts.size,
         modified=-1 if task.fresh else task.modified,
-        modality=attachment.modality,
-        mime=attachment.mime,
-        key=source.facts.key,
+        modality=facts.modality,
+        mime=facts.mime,
+        key=facts.key,
         counts=counts,
         failed=len(source.reasons),
         labels=source.labels.digest,
-        seconds=source.facts.seconds,
+        seconds=facts.seconds,
     )

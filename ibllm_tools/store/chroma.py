@@ -176,6 +176,14 @@ class VectorDatabase:
             except NotFoundError:
                 return
 
+    def unload(self) -> None:
+        """Let go of the indexes that a folder's engine has read into memory; it reads them again when they are needed.
+
+        Chroma keeps the index of every collection that it has touched, 4.2 KB a vector of width 1,024, and offers no
+        way to drop one (`hnsw_cache_size` drops none). Not while another thread uses the folder.
+        """
+        self._opened().unload()
+
     def close(self) -> None:
         """Release the engine and the folder's lock; what was in memory is gone. Closing twice does nothing."""
         engine, self._engine = self._engine, None
@@ -261,16 +269,28 @@ class VectorCollection:
                     documents=None if documents is None else list(documents[part]),
                 )
 
-    def update(self, ids: Sequence[str], metadatas: Sequence[Metadata], documents: Sequence[str] | None = None) -> None:
-        """Change the metadata, and the documents, of records; a key whose value is None goes, others stay."""
+    def update(
+        self,
+        ids: Sequence[str],
+        vectors: NDArray[np.float32],
+        *,
+        metadatas: Sequence[Metadata],
+        documents: Sequence[str],
+    ) -> None:
+        """Change what is stored beside the vectors; a key whose value is None goes, others stay.
+
+        The vectors (N, E) are those that are there: for a document without one, Chroma would make it with an embedding
+        function of its own.
+        """
         opened, batch = self._opened()
         with as_store_errors(self.location, "writing"):
             for start in range(0, len(ids), batch):
                 part = slice(start, start + batch)
                 opened.update(
                     ids=list(ids[part]),
+                    embeddings=vectors[part],
                     metadatas=[dict(item) for item in metadatas[part]],
-                    documents=None if documents is None else list(documents[part]),
+                    documents=list(documents[part]),
                 )
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -402,6 +422,7 @@ class _Engine(NamedTuple):
     server: ServerAPI
     batch: int  # records that one call may write
     close: Callable[[], None]
+    unload: Callable[[], None] = lambda: None
 
 
 def _open_in_memory() -> _Engine:
@@ -445,7 +466,13 @@ def _open_folder(folder: Path, keep_log: bool) -> _Engine:
             _keep_log(folder / SQLITE_FILE)
         client = _client(folder)
         opened.callback(client.close)
-        return _Engine(client._server, client.get_max_batch_size(), opened.pop_all().close)
+        server = client._server
+        return _Engine(server, client.get_max_batch_size(), opened.pop_all().close, lambda: _restart(server))
+
+
+def _restart(server: ServerAPI) -> None:
+    server.stop()
+    server.start()
 
 
 def _client(folder: Path) -> Client:
