@@ -8,9 +8,11 @@ The encoder opens and decodes ahead in threads of its own; the same walk runs on
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from ibllm_tools.attachments import Attachment
 from ibllm_tools.errors import CorruptMediaError, IbllmError
@@ -19,6 +21,7 @@ from ibllm_tools.library.scanning import Task
 from ibllm_tools.media.image import image_size
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.sniff import Modality
+from ibllm_tools.media.thumbnails import thumbnail
 from ibllm_tools.media.video import probe_video
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.segments import Segment, SegmentSettings, segments
@@ -27,29 +30,30 @@ Known = Callable[[str, Sequence[tuple[str, Modality]]], set[str]]
 """Those of a content's entries, given by id and modality, that need not be encoded."""
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a file is.
+class Facts(BaseModel):
+    """What a file is; plain data, which other machines can send."""
 
-    Attributes:
-        attachment: the file, opened.
-        key: of the encoding, see `ibllm_tools.library.catalogue`.
-        segments: all of them.
-        seconds: length of a sound or video.
-        width: of an image or video in pixels.
-        height: of an image or video in pixels.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    attachment: Attachment
-    key: str
-    segments: list[Segment]
-    seconds: float | None = None
-    width: int | None = None
-    height: int | None = None
+    sha256: str = Field(description="Of its bytes.")
+    size: int = Field(description="In bytes.")
+    modality: Modality = Field(description="As a whole.")
+    mime: str = Field(description="By content.")
+    name: str = Field(description="For messages and titles.")
+    key: str = Field(description="Of the encoding, see `ibllm_tools.library.catalogue`.")
+    segments: tuple[Segment, ...] = Field(description="All of them.")
+    seconds: float | None = Field(default=None, description="Length of a sound or video.")
+    width: int | None = Field(default=None, description="Of an image or video in pixels.")
+    height: int | None = Field(default=None, description="Of an image or video in pixels.")
+
+    @property
+    def handle(self) -> str:
+        """``att://<sha256>``."""
+        return f"att://{self.sha256}"
 
     def id(self, segment: Segment) -> str:
         """The id of a segment's entry."""
-        return entry_id(self.attachment.sha256, self.key, segment.modality, segment.index)
+        return entry_id(self.sha256, self.key, segment.modality, segment.index)
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,13 @@ class Identified:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A segment's unit vector (E,), or why it has none."""
+    """A segment's unit vector (E,), or why it has none; and what makes a small picture of it, which takes a while."""
 
     task: Task
     facts: Facts
     segment: Segment
     vector: NDArray[np.float32] | IbllmError
+    thumbnail: Callable[[], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class _Planned:
     """A task that the encoder has been given, and what has not come back of it yet."""
 
     task: Task
+    attachment: Attachment | None = None
     facts: Facts | None = None
     known: frozenset[str] = frozenset()
     waiting: deque[Segment] = field(default_factory=deque)
@@ -122,31 +128,33 @@ def encode(
             planned = _plan(task, embedder.fingerprint, settings, limits, known)
             chosen = list(planned.waiting)
             plan.append(planned)
-            if planned.facts is not None and chosen:
-                yield planned.facts.attachment, chosen
+            if planned.attachment is not None and chosen:
+                yield planned.attachment, chosen
 
     for vector in embedder.embed_segments(parts()):
         yield from _settled(plan)
         first = plan[0]
         assert first.facts is not None  # what has segments has facts
-        yield Encoded(first.task, first.facts, first.waiting.popleft(), vector)
+        assert first.attachment is not None  # and has been opened
+        segment = first.waiting.popleft()
+        picture = partial(_thumbnail, first.attachment, segment, limits)
+        yield Encoded(first.task, first.facts, segment, vector, picture)
     yield from _settled(plan)
 
 
-def identify(task: Task, fingerprint: str, settings: SegmentSettings, limits: Limits) -> Facts:
-    """Open a task's file, and find out what there is to encode.
+def identify(attachment: Attachment, fingerprint: str, settings: SegmentSettings, limits: Limits) -> Facts:
+    """Find out what there is to encode of a file.
 
     Raises:
         AttachmentError: it cannot be used.
     """
-    attachment = task.attachment or Attachment(task.path or task.source, limits=limits)
     found = segments(attachment, settings, limits=limits)
     ends = [segment.end for segment in found if segment.end is not None]
     width, height = _dimensions(attachment, limits)
     return Facts(
-        attachment,
-        encoding_key(fingerprint, attachment.modality, settings),
-        found,
+        **attachment.model_dump(),
+        key=encoding_key(fingerprint, attachment.modality, settings),
+        segments=tuple(found),
         seconds=max(ends, default=None),  # the last window ends with the recording
         width=width,
         height=height,
@@ -155,12 +163,13 @@ def identify(task: Task, fingerprint: str, settings: SegmentSettings, limits: Li
 
 def _plan(task: Task, fingerprint: str, settings: SegmentSettings, limits: Limits, known: Known) -> _Planned:
     try:
-        facts = identify(task, fingerprint, settings, limits)
-        there = known(facts.attachment.sha256, [(facts.id(segment), segment.modality) for segment in facts.segments])
+        attachment = task.open(limits)
+        facts = identify(attachment, fingerprint, settings, limits)
+        there = known(facts.sha256, [(facts.id(segment), segment.modality) for segment in facts.segments])
     except IbllmError as error:
         return _Planned(task, error=error)
     waiting = deque(segment for segment in facts.segments if facts.id(segment) not in there)
-    return _Planned(task, facts, frozenset(there), waiting)
+    return _Planned(task, attachment, facts, frozenset(there), waiting)
 
 
 def _settled(plan: deque[_Planned]) -> Iterator[Event]:
@@ -180,8 +189,22 @@ def _settled(plan: deque[_Planned]) -> Iterator[Event]:
         if first.task.is_as_it_was():
             yield Finished(first.task, first.facts)
         else:
-            reason = f"{first.facts.attachment.name}: changed while it was indexed; index it again when it is complete"
+            reason = f"{first.facts.name}: changed while it was indexed; index it again when it is complete"
             yield Failed(first.task, CorruptMediaError(reason), first.facts)
+
+
+def _thumbnail(attachment: Attachment, segment: Segment, limits: Limits) -> bytes | None:
+    try:
+        return thumbnail(
+            attachment.source,
+            segment.modality,
+            start=segment.start or 0.0,
+            end=segment.end,
+            name=attachment.name,
+            limits=limits,
+        )
+    except IbllmError:
+        return None  # it was decoded for the model; a picture of it is more than anybody asked for
 
 
 def _dimensions(attachment: Attachment, limits: Limits) -> tuple[int | None, int | None]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ibllm_tools.attachments import SCHEME, Attachment, Roots
 from ibllm_tools.errors import AttachmentAccessError, AttachmentError, AttachmentNotFoundError, IbllmError, one_line
+from ibllm_tools.media.limits import Limits
 
 MEDIA_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -46,6 +47,14 @@ class Task:
     size: int = 0
     modified: int = -1
     fresh: bool = False
+
+    def open(self, limits: Limits) -> Attachment:
+        """Its file, or what was handed in.
+
+        Raises:
+            AttachmentError: it cannot be used.
+        """
+        return self.attachment or Attachment(self.path or self.source, limits=limits)
 
     def is_as_it_was(self) -> bool:
         """Whether the file is still the one that was found."""
