@@ -32,14 +32,17 @@ from ibllm_tools.library.filtering import matches
 from ibllm_tools.media.sniff import Modality
 from ibllm_tools.store.chroma import Records, VectorCollection, Where
 
-FIRST = 100
-"""Candidates that a collection is asked for at first."""
-MOST = 4000
-"""Candidates beyond which a filter is left to Chroma."""
-EXACT = 2000
-"""Entries that pass a filter up to which they are compared one by one."""
-SELECTIONS = 16
-"""Filters whose entries are remembered."""
+FIRST, DEEPER = 50, 4
+"""Nearest entries of a collection that are looked at first, and how many times more in each further round."""
+PROBE, PROBED = 20, 400
+"""Nearest entries whose metadata is read to filter them: at first, and at most."""
+COMMON = 0.2
+"""Share of them that pass from which that is quicker than looking up all entries that pass."""
+READING = 10
+"""Nearest entries that are found in the time in which the vector of one entry is read."""
+REMEMBERED = 64 << 20
+"""Bytes of entries that passed filters, at most; they are forgotten when the library changes."""
+ID_BYTES = 200
 RANK = 60
 BM25_K, BM25_B = 1.2, 0.75
 WORD_MATCHES = 5000
@@ -81,13 +84,45 @@ class Wanted:
     diversity: float = 0.0
     calibrated: bool = True
 
+    @property
+    def ranked(self) -> int:
+        """Sources that are ranked, for that many to be chosen from."""
+        return 4 * self.k if self.diversity > 0 else self.k
+
 
 @dataclass(frozen=True)
 class _Selection:
-    """The entries of a collection that pass a filter, with their vectors where they are few."""
+    """The entries of a collection that pass a filter, with their vectors (N, E) once they are compared one by one."""
 
-    ids: list[str]
-    vectors: NDArray[np.float32] | None
+    ids: frozenset[str]
+    order: tuple[str, ...] = ()
+    vectors: NDArray[np.float32] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        return ID_BYTES * len(self.ids) + (0 if self.vectors is None else self.vectors.nbytes)
+
+
+class _Derived:
+    """What is known of one state of the catalogue; threads share it."""
+
+    def __init__(self, version: str, sizes: Mapping[Modality, int]) -> None:
+        self.version, self.sizes = version, sizes
+        self._lock = Lock()
+        self._selections: OrderedDict[tuple[Modality, str], _Selection] = OrderedDict()
+
+    def selection(self, key: tuple[Modality, str]) -> _Selection | None:
+        with self._lock:
+            if key in self._selections:
+                self._selections.move_to_end(key)
+            return self._selections.get(key)
+
+    def remember(self, key: tuple[Modality, str], selection: _Selection) -> None:
+        with self._lock:
+            self._selections[key] = selection
+            while sum(kept.bytes for kept in self._selections.values()) > REMEMBERED and len(self._selections) > 1:
+                self._selections.popitem(last=False)
 
 
 class Searcher:
@@ -95,30 +130,13 @@ class Searcher:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._lock = Lock()
-        self._version = ""
-        self._selections: OrderedDict[tuple[Modality, str], _Selection] = OrderedDict()
-        self._calibration: tuple[dict[Modality, int], Calibration] | None = None
-        self._sizes: dict[Modality, int] = {}
+        self._fitting = Lock()
+        self._calibration: tuple[Mapping[Modality, int], Calibration] | None = None
+        self._derived = _Derived("", {})
 
     def by_similarity(self, query: NDArray[np.float32], wanted: Wanted) -> list[Hit]:
         """The sources nearest to a unit vector (E,), best first."""
-        sizes = self._fresh_sizes()
-        targets = [modality for modality in wanted.modalities if sizes.get(modality)]
-        depth = max(FIRST, 5 * wanted.k)
-        while True:
-            found = {modality: self._nearest(query, modality, depth, wanted.where) for modality in targets}
-            candidates = [
-                candidate
-                for modality, records in found.items()
-                for candidate in self._scored(query, modality, records, wanted.calibrated)
-            ]
-            groups = _grouped(candidates, wanted)
-            complete = all(len(records.ids) < min(depth, sizes[modality]) for modality, records in found.items())
-            if len(groups) >= wanted.k or complete or all(depth >= sizes[modality] for modality in targets):
-                break
-            depth *= 4
-        return self._hits(groups, wanted)
+        return self._hits(_grouped(self._similar(query, wanted), wanted), wanted)
 
     def by_words(self, words: str, wanted: Wanted) -> list[Hit]:
         """The sources whose captions, texts and titles hold the words, best first; scores are relative to the best."""
@@ -126,81 +144,48 @@ class Searcher:
 
     def hybrid(self, query: NDArray[np.float32], words: str, wanted: Wanted) -> list[Hit]:
         """Both rankings, fused."""
-        sizes = self._fresh_sizes()
-        depth = max(FIRST, 5 * wanted.k)
-        near = [
-            candidate
-            for modality in wanted.modalities
-            if sizes.get(modality)
-            for candidate in self._scored(
-                query, modality, self._nearest(query, modality, depth, wanted.where), wanted.calibrated
-            )
-        ]
-        fused = _fused([near, self._worded(words, wanted)])
+        fused = _fused([self._similar(query, wanted), self._worded(words, wanted)])
         return self._hits(_grouped(fused, wanted), wanted)
 
-    def _fresh_sizes(self) -> dict[Modality, int]:
-        """Entries per modality; what was derived from an older state is forgotten."""
-        version = self._catalogue.version
-        with self._lock:
-            if version != self._version:
-                sizes = {modality: len(self._catalogue.entries(modality)) for modality in self._catalogue.modalities()}
-                self._selections.clear()
-                self._sizes, self._version = sizes, version
-            return dict(self._sizes)
+    def _current(self) -> _Derived:
+        """What is known of the catalogue as it is now; what was derived from an older state is forgotten."""
+        version, derived = self._catalogue.version, self._derived
+        if version != derived.version:
+            sizes = {modality: len(self._catalogue.entries(modality)) for modality in self._catalogue.modalities()}
+            self._derived = derived = _Derived(version, sizes)
+        return derived
 
-    def _scored(
-        self, query: NDArray[np.float32], modality: Modality, records: Records, calibrated: bool
-    ) -> list[Candidate]:
-        similarities = records.scores if records.scores is not None else np.empty(0, np.float32)
-        scores = similarities
-        if calibrated:
-            scores = self._fitted().score(query, modality, similarities)
-        return [
-            Candidate(id_, float(score), float(similarity))
-            for id_, score, similarity in zip(records.ids, scores, similarities, strict=True)
-        ]
+    def _similar(self, query: NDArray[np.float32], wanted: Wanted) -> list[Candidate]:
+        """Entries among which are the best of the wanted sources.
 
-    def _fitted(self) -> Calibration:
-        with self._lock:
-            sizes = self._sizes
+        A collection is looked at ever deeper while an entry below its last one could still belong to them.
+        """
+        derived = self._current()
+        calibration = self._fitted(derived.sizes) if wanted.calibrated else None
+        nearest = _Nearest(self._catalogue, derived, query, wanted, calibration)
+        found: dict[Modality, _Reached] = {}
+        unsettled, rounds = nearest.targets, 0
+        while unsettled:
+            found |= {modality: nearest.look(modality, DEEPER**rounds) for modality in unsettled}
+            bar = _bar([candidate for reached in found.values() for candidate in reached.candidates], wanted)
+            unsettled, rounds = [modality for modality in unsettled if found[modality].floor > bar], rounds + 1
+        return [candidate for reached in found.values() for candidate in reached.candidates]
+
+    def _fitted(self, sizes: Mapping[Modality, int]) -> Calibration:
+        with self._fitting:
             if self._calibration is None or _differ(self._calibration[0], sizes):
                 samples = {
                     modality: _sample(self._catalogue.entries(modality), size) for modality, size in sizes.items()
                 }
-                self._calibration = (
-                    dict(sizes),
-                    Calibration.fit({key: rows for key, rows in samples.items() if len(rows)}),
-                )
+                fitted = Calibration.fit({key: rows for key, rows in samples.items() if len(rows)})
+                self._calibration = (sizes, fitted)
             return self._calibration[1]
-
-    def _nearest(self, query: NDArray[np.float32], modality: Modality, depth: int, where: Where | None) -> Records:
-        """The nearest entries of a collection that pass the filter, without their metadata."""
-        collection, size = self._catalogue.entries(modality), self._sizes[modality]
-        if where is None:
-            return collection.query(query, min(depth, size))
-        key = (modality, json.dumps(where, sort_keys=True, default=list))
-        with self._lock:
-            selection = self._selections.get(key)
-        if selection is None:
-            passed = _passing(collection.query(query, min(FIRST, size), include=["metadatas"]), where)
-            if size <= FIRST or len(passed.ids) >= min(depth, FIRST) // 2:
-                return passed
-            selection = _select(collection, where)
-            self._remember(key, selection)
-        return _among(query, collection, size, selection, depth, where)
-
-    def _remember(self, key: tuple[Modality, str], selection: _Selection) -> None:
-        with self._lock:
-            self._selections[key] = selection
-            while len(self._selections) > SELECTIONS:
-                self._selections.popitem(last=False)
 
     def _worded(self, words: str, wanted: Wanted) -> list[Candidate]:
         """Entries that hold any of the words, by BM25 within their collection; the best has 1."""
         terms = list(dict.fromkeys(word.lower() for word in WORD.findall(words)))
         found: dict[str, float] = {}
-        sizes = self._fresh_sizes()
+        sizes = self._current().sizes
         for modality in wanted.modalities:
             if sizes.get(modality):
                 found |= _bm25(self._catalogue.entries(modality), sizes[modality], terms, wanted.where)
@@ -243,7 +228,7 @@ class Searcher:
 
     def _diverse(self, groups: list[list[Candidate]], wanted: Wanted) -> list[list[Candidate]]:
         """The groups in the order of maximal marginal relevance, by their best segments."""
-        pool = groups[: 4 * wanted.k]
+        pool = groups[: wanted.ranked]
         vectors = self._vectors([group[0].id for group in pool])
         pool = [group for group in pool if group[0].id in vectors]
         if not pool:
@@ -271,6 +256,91 @@ class Searcher:
         return found
 
 
+@dataclass(frozen=True)
+class _Reached:
+    """The nearest entries of a collection that pass the filter, and a score that none of the others exceeds."""
+
+    candidates: list[Candidate]
+    floor: float
+
+
+class _Nearest:
+    """The entries that are nearest to a query, collection by collection.
+
+    Chroma's own filter compares the query with every entry that passes. It is quicker to find the nearest entries
+    first, and then to see which pass: by their metadata where many do, otherwise by the ids of all that pass, which
+    Chroma looks up in little time where they are few. Where they are so few that too many others are nearer, they are
+    compared one by one.
+
+    Args:
+        catalogue: of the library.
+        derived: what is known of its state.
+        query: a unit vector (E,).
+        wanted: what is searched for.
+        calibration: makes similarities comparable, where that is wanted.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        derived: _Derived,
+        query: NDArray[np.float32],
+        wanted: Wanted,
+        calibration: Calibration | None,
+    ) -> None:
+        self._catalogue, self._derived, self._query, self._wanted = catalogue, derived, query, wanted
+        self._calibration = calibration
+        self._rare = False
+        sizes = {modality: derived.sizes.get(modality, 0) for modality in wanted.modalities}
+        self.targets = sorted((modality for modality in sizes if sizes[modality]), key=sizes.__getitem__, reverse=True)
+
+    def look(self, modality: Modality, deeper: int) -> _Reached:
+        """The nearest entries of a collection, so many times deeper than at first."""
+        collection, size, k = self._catalogue.entries(modality), self._derived.sizes[modality], self._wanted.k
+        where = self._wanted.where
+        if where is None:
+            depth = min(max(FIRST, 5 * k) * deeper, size)
+            return self._reached(modality, collection.query(self._query, depth), None, depth == size)
+        key = (modality, json.dumps(where, sort_keys=True))
+        selection = self._derived.selection(key)
+        probed = min(max(PROBE, 2 * k) * deeper, size)
+        if selection is None and not self._rare and probed <= PROBED:
+            records = collection.query(self._query, probed, include=["metadatas"])
+            rows = [row for row, metadata in enumerate(records.metadatas) if matches(where, metadata)]
+            if len(rows) >= COMMON * probed or probed == size:
+                return self._reached(modality, records, rows, probed == size)
+            self._rare = True  # in the other collections too, as it seems; they are not probed
+        if selection is None:
+            selection = _Selection(frozenset(collection.find(where).ids))
+            self._derived.remember(key, selection)
+        few = math.ceil(2 * k / len(self.targets) + 2) * deeper
+        depth = min(math.ceil(few * size / max(len(selection.ids), 1)), size)
+        if READING * len(selection.ids) > depth and selection.vectors is None:
+            records = collection.query(self._query, depth)
+            rows = [row for row, id_ in enumerate(records.ids) if id_ in selection.ids]
+            return self._reached(modality, records, rows, depth == size)
+        return self._compared(modality, selection, key)
+
+    def _compared(self, modality: Modality, selection: _Selection, key: tuple[Modality, str]) -> _Reached:
+        """Every entry that passes."""
+        if selection.vectors is None:
+            records = self._catalogue.entries(modality).get(list(selection.ids), include=["embeddings"])
+            selection = _Selection(selection.ids, tuple(records.ids), records.vectors)
+            self._derived.remember(key, selection)
+        assert selection.vectors is not None  # read just now
+        records = Records(list(selection.order), selection.vectors, scores=selection.vectors @ self._query)
+        return self._reached(modality, records, None, True)
+
+    def _reached(self, modality: Modality, records: Records, passed: Sequence[int] | None, exhausted: bool) -> _Reached:
+        similarities = np.empty(0, np.float32) if records.scores is None else records.scores
+        scores = similarities
+        if self._calibration is not None:
+            scores = self._calibration.score(self._query, modality, similarities)
+        rows = range(len(records.ids)) if passed is None else passed
+        candidates = [Candidate(records.ids[row], float(scores[row]), float(similarities[row])) for row in rows]
+        return _Reached(candidates, -math.inf if exhausted or not len(scores) else float(scores[-1]))
+
+
 def _grouped(candidates: Sequence[Candidate], wanted: Wanted) -> list[list[Candidate]]:
     """The best candidates of each source, the source with the best one first."""
     groups: dict[str, list[Candidate]] = {}
@@ -293,46 +363,11 @@ def _fused(rankings: Sequence[Sequence[Candidate]]) -> list[Candidate]:
     return [Candidate(id_, score, similarities[id_]) for id_, score in scores.items()]
 
 
-def _passing(records: Records, where: Where) -> Records:
-    rows = [row for row, metadata in enumerate(records.metadatas) if matches(where, metadata)]
-    return _rows(records, rows)
-
-
-def _rows(records: Records, rows: Sequence[int]) -> Records:
-    scores = None if records.scores is None else records.scores[list(rows)]
-    return Records([records.ids[row] for row in rows], records.vectors, scores=scores)
-
-
-def _select(collection: VectorCollection, where: Where) -> _Selection:
-    ids = collection.find(where).ids
-    vectors = None
-    if len(ids) <= EXACT:
-        records = collection.get(ids, include=["embeddings"])
-        ids, vectors = records.ids, records.vectors
-    return _Selection(ids, vectors)
-
-
-def _among(
-    query: NDArray[np.float32],
-    collection: VectorCollection,
-    size: int,
-    selection: _Selection,
-    depth: int,
-    where: Where,
-) -> Records:
-    """The nearest of the entries that pass a filter."""
-    if selection.vectors is not None:
-        scores = selection.vectors @ query  # (N,)
-        order = np.argsort(-scores, kind="stable")[:depth]
-        return Records(
-            [selection.ids[row] for row in order], np.empty((0, len(query)), np.float32), scores=scores[order]
-        )
-    passed = set(selection.ids)
-    within = min(math.ceil(2 * depth * size / len(passed)), size)
-    if within > MOST:
-        return collection.query(query, depth, where=where)
-    records = collection.query(query, within)
-    return _rows(records, [row for row, id_ in enumerate(records.ids) if id_ in passed])
+def _bar(candidates: Sequence[Candidate], wanted: Wanted) -> float:
+    """The score that a further entry must exceed to be of any use."""
+    groups = _grouped(candidates, wanted)
+    bar = groups[wanted.ranked - 1][0].score if len(groups) >= wanted.ranked else -math.inf
+    return bar if wanted.min_score is None else max(bar, wanted.min_score)
 
 
 def _bm25(collection: VectorCollection, size: int, terms: Sequence[str], where: Where | None) -> dict[str, float]:
