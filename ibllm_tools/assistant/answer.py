@@ -1,7 +1,10 @@
 """What goes into an assistant and what comes out; the command line, the tools and MCP share these JSON schemas."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from ibllm_tools.media.sniff import Modality
@@ -20,7 +23,7 @@ class Question(BaseModel):
 
     text: str = Field(description="The question or instruction.")
     attachments: Annotated[tuple[Any, ...], WithJsonSchema(SOURCES_SCHEMA)] = Field(
-        default=(), description="What the question is about: anything that Attachment takes."
+        default=(), description="What the question is about: anything that Attachment takes, or an Impression."
     )
     weights: tuple[float, ...] | None = Field(
         default=None, description="Share of each attachment: non-negative, not all zero; equal when left out."
@@ -43,7 +46,26 @@ class Evidence(BaseModel):
     mime: str = Field(description="MIME type, by content.")
     start: float | None = Field(default=None, description="Sounds and videos: where the part used begins, seconds.")
     end: float | None = Field(default=None, description="Sounds and videos: where the part used ends, seconds.")
-    weight: float = Field(description="Its share of the mix, 0 to 1; the shares of an answer add up to 1.")
+    char_start: int | None = Field(default=None, description="Retrieved texts: the first character of the chunk.")
+    char_end: int | None = Field(default=None, description="Retrieved texts: the character after the last one.")
+    weight: float = Field(
+        description="Its share of the mix, 0 to 1; the shares of an answer add up to 1. 0 for what was only read about."
+    )
+    caption: str | None = Field(default=None, description="Retrieved: what the prompt said of it, a caption or text.")
+    score: float | None = Field(default=None, description="Retrieved: how well it fits the question, 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Impression:
+    """An attachment of a question that is embedded already.
+
+    Attributes:
+        embedding: unit vector (E,) of the joint space.
+        evidence: how it is cited; its weight is set by the question.
+    """
+
+    embedding: NDArray[np.float32]
+    evidence: Evidence
 
 
 class Usage(BaseModel):
@@ -63,7 +85,9 @@ class Answer(BaseModel):
 
     text: str = Field(description="The answer.")
     question: str = Field(description="The question or instruction it answers.")
-    evidence: tuple[Evidence, ...] = Field(description="The attachments, in the order of the question.")
+    evidence: tuple[Evidence, ...] = Field(
+        description="The attachments, in the order of the question, then what was retrieved, best first."
+    )
     model: str = Field(description="Name, folder or hub id of the model that answered.")
     cache: bool = Field(description="Whether the visual cache drew the embedding towards images.")
     usage: Usage = Field(description="Tokens and seconds.")

@@ -25,9 +25,10 @@ from transformers import GenerationConfig, StoppingCriteria, TextIteratorStreame
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ibllm_tools.assistant.access import Access
-from ibllm_tools.assistant.answer import Answer, Evidence, Question, Usage
-from ibllm_tools.assistant.embedding import JointEmbedder
+from ibllm_tools.assistant.answer import Answer, Evidence, Impression, Question, Usage
+from ibllm_tools.assistant.embedding import JointEmbedder, ModelSource
 from ibllm_tools.assistant.generation import Sampling, end_tokens, generation_config
+from ibllm_tools.assistant.grounding import ground, require_same_encoder
 from ibllm_tools.assistant.loading import choose_device, load_model, read_cache_features
 from ibllm_tools.assistant.model_folder import MINI, find_cache, find_model
 from ibllm_tools.assistant.streaming import AnswerStream
@@ -36,10 +37,14 @@ from ibllm_tools.errors import EncoderMismatchError, IbllmError, InvalidRequestE
 from ibllm_tools.imagebind.fingerprint import stored_fingerprint
 from ibllm_tools.imagebind_llm.modeling_imagebind_llm import ImageBindLlmForConditionalGeneration, mix_embeddings
 from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
+from ibllm_tools.library import MediaLibrary
 from ibllm_tools.store.visual_cache import VisualCache
 
 DESCRIBE = "Describe this."
 DEFAULT_ACCESS = Access()
+CAPTIONS_AT_ONCE = 16
+ROOM = 0.25
+"""Share of what a model can read that retrieved evidence leaves to the answer."""
 
 
 class Assistant:
@@ -56,6 +61,7 @@ class Assistant:
         name: what answers call the model.
         access: what may be opened on behalf of whoever asks.
         fingerprint: the encoder's, where it is known; see :class:`~ibllm_tools.assistant.embedding.JointEmbedder`.
+        source: where the encoder can be loaded from again, where that is known.
 
     Raises:
         EncoderMismatchError: the cache holds the features of another encoder.
@@ -74,11 +80,16 @@ class Assistant:
         name: str = "custom",
         access: Access = DEFAULT_ACCESS,
         fingerprint: str | None = None,
+        source: ModelSource | None = None,
     ) -> None:
         self.model, self.processor, self.name, self.access = model, processor, name, access
         model.train(False)
         self.embedder = JointEmbedder(
-            model.imagebind, processor.imagebind_processor, limits=access.limits, fingerprint=fingerprint
+            model.imagebind,
+            processor.imagebind_processor,
+            limits=access.limits,
+            fingerprint=fingerprint,
+            source=source,
         )
         if isinstance(cache, VisualCache) and cache.fingerprint != self.embedder.fingerprint:
             raise EncoderMismatchError(
@@ -134,6 +145,7 @@ class Assistant:
             name=str(model),
             access=access,
             fingerprint=stored_fingerprint(folder),
+            source=ModelSource.of(model, device, dtype, access.limits),
         )
 
     def ask(
@@ -142,6 +154,8 @@ class Assistant:
         *attachments: Any,
         weights: Sequence[float] | None = None,
         context: str | None = None,
+        library: MediaLibrary | None = None,
+        k: int = 3,
         use_cache: bool | None = None,
         **sampling: Unpack[Sampling],
     ) -> Answer:
@@ -153,6 +167,8 @@ class Assistant:
                 Several are mixed into one embedding.
             weights: the share of each attachment: non-negative, not all zero; equal by default.
             context: text that the answer is to build on, e.g. retrieved passages.
+            library: where to look for what the answer can build on; what was found is cited in its evidence.
+            k: sources to take from the library, at most; fewer where the model cannot read as much.
             use_cache: whether the visual cache draws the embedding towards images; by default where there is one.
             sampling: see :class:`~ibllm_tools.assistant.generation.Sampling`.
 
@@ -160,12 +176,13 @@ class Assistant:
             InvalidRequestError: an empty or too long question, weights that do not fit, no cache where one is wanted.
             AttachmentError: an attachment cannot be used.
             IncompatibleModelError: the model has no tower for an attachment.
+            EncoderMismatchError: the library was filled with another encoder.
         """
-        asked = _question(question, attachments, weights, context)
+        asked, evidence = self._grounded(_question(question, attachments, weights, context), library, k)
         answer = self.ask_batch([asked], use_cache=use_cache, **sampling)[0]
         if isinstance(answer, IbllmError):
             raise answer
-        return answer
+        return _with_evidence(answer, evidence)
 
     def ask_batch(
         self,
@@ -210,6 +227,8 @@ class Assistant:
         *attachments: Any,
         weights: Sequence[float] | None = None,
         context: str | None = None,
+        library: MediaLibrary | None = None,
+        k: int = 3,
         use_cache: bool | None = None,
         **sampling: Unpack[Sampling],
     ) -> AnswerStream:
@@ -218,14 +237,15 @@ class Assistant:
         The attachments are embedded before it returns. The stream's ``answer`` is complete when it has ended.
         """
         began = time.perf_counter()
-        asked = _question(question, attachments, weights, context)
+        asked, evidence = self._grounded(_question(question, attachments, weights, context), library, k)
         config = generation_config(self.model.generation_config, **sampling)
         prepared = self._prepare([asked], self._chosen_cache(use_cache))[0]
         if isinstance(prepared, IbllmError):
             raise prepared
 
         def write(streamer: TextIteratorStreamer, stop: StoppingCriteria) -> Answer:
-            return self._answer([prepared], config, began, streamer=streamer, stopping_criteria=[stop])[0]
+            answer = self._answer([prepared], config, began, streamer=streamer, stopping_criteria=[stop])[0]
+            return _with_evidence(answer, evidence)
 
         return AnswerStream(self.processor.tokenizer, write)
 
@@ -245,6 +265,27 @@ class Assistant:
     def describe(self, attachment: Any, *, use_cache: bool | None = None, **sampling: Unpack[Sampling]) -> Answer:
         """Describe one attachment; errors as in :meth:`ask`."""
         return self.ask(DESCRIBE, attachment, use_cache=use_cache, **sampling)
+
+    def captions(self, embeddings: NDArray[np.float32]) -> list[str]:
+        """A caption per unit vector of the joint space (B, E), as :meth:`describe` says it.
+
+        Raises:
+            InvalidRequestError: they are of another width.
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.embedder.dimension:
+            raise InvalidRequestError(
+                f"embeddings of shape {embeddings.shape}, expected (B, {self.embedder.dimension}), as embed gives them"
+            )
+        config = generation_config(self.model.generation_config)
+        cache, question = self._chosen_cache(None), Question(text=DESCRIBE)
+        written: list[str] = []
+        for start in range(0, len(embeddings), CAPTIONS_AT_ONCE):
+            rows = torch.from_numpy(embeddings[start : start + CAPTIONS_AT_ONCE])
+            if cache:
+                rows = self._opened_cache().enhance(rows)
+            batch = [_Prepared(question, row[None], (), cache) for row in rows]
+            written += [answer.text for answer in self._answer(batch, config, time.perf_counter())]
+        return written
 
     def embed(self, *attachments: Any) -> NDArray[np.float32]:
         """Unit vectors of the joint space, one row per attachment, (B, E).
@@ -271,6 +312,29 @@ class Assistant:
     ) -> None:
         self.close()
 
+    def _grounded(
+        self, question: Question, library: MediaLibrary | None, k: int
+    ) -> tuple[Question, tuple[Evidence, ...]]:
+        if library is None:
+            return question, ()
+        require_same_encoder(library, self.embedder.fingerprint)
+        self._check(question)
+        opened = [self.access.open(source) for source in question.attachments]
+        if opened:
+            rows = self.embedder.embed(opened)  # (B, E)
+            impressions = tuple(
+                Impression(row, self.access.cite(source, attachment, 0.0))
+                for source, attachment, row in zip(question.attachments, opened, rows, strict=True)
+            )
+            question = question.model_copy(update={"attachments": impressions})
+        return ground(question, library, k, self.captions, self._leaves_room)
+
+    def _leaves_room(self, question: Question) -> bool:
+        return self._tokens(question) <= (1 - ROOM) * self._context_length
+
+    def _tokens(self, question: Question) -> int:
+        return int(self.processor(question.text, question.context)["input_ids"].shape[1])
+
     def _chosen_cache(self, wanted: bool | None) -> bool:
         if wanted and self._cache is None:
             raise InvalidRequestError(f"{self.name}: no visual cache to use; leave use_cache out, or load it with one")
@@ -289,8 +353,11 @@ class Assistant:
     def _prepare(self, questions: Sequence[Question], cache: bool) -> "list[_Prepared | IbllmError]":
         """Everything up to the language model; all attachments of the batch are embedded together."""
         opened = [self._opened(question) for question in questions]
-        attachments = [item for each in opened if isinstance(each, list) for item in each]
-        rows = iter(self.embedder.embed_each(attachments))
+        items = [item for each in opened if isinstance(each, list) for item in each]
+        embedded = iter(self.embedder.embed_each([item for item in items if isinstance(item, Attachment)]))
+        rows = iter(
+            [torch.from_numpy(item.embedding) if isinstance(item, Impression) else next(embedded) for item in items]
+        )
         prepared: list[_Prepared | IbllmError] = []
         for question, each in zip(questions, opened, strict=True):
             if isinstance(each, IbllmError):
@@ -299,11 +366,14 @@ class Assistant:
                 prepared.append(self._mixed(question, each, [next(rows) for _ in each], cache))
         return prepared
 
-    def _opened(self, question: Question) -> list[Attachment] | IbllmError:
+    def _opened(self, question: Question) -> list[Attachment | Impression] | IbllmError:
         """The attachments of a question that can be answered."""
         try:
             self._check(question)
-            return [self.access.open(source) for source in question.attachments]
+            return [
+                source if isinstance(source, Impression) else self.access.open(source)
+                for source in question.attachments
+            ]
         except IbllmError as error:
             return error
 
@@ -314,7 +384,7 @@ class Assistant:
             raise InvalidRequestError("the question or its context holds half a surrogate pair, expected valid unicode")
         _shares(question)
         limit = self._context_length
-        length = self.processor(question.text, question.context)["input_ids"].shape[1]
+        length = self._tokens(question)
         if length >= limit:
             raise InvalidRequestError(
                 f"{length:,} tokens of question and context, the model reads and writes {limit:,} in all; shorten them"
@@ -325,7 +395,11 @@ class Assistant:
         return int(self.model.config.text_config.max_position_embeddings)
 
     def _mixed(
-        self, question: Question, attachments: list[Attachment], rows: list[Tensor | IbllmError], cache: bool
+        self,
+        question: Question,
+        attachments: list[Attachment | Impression],
+        rows: list[Tensor | IbllmError],
+        cache: bool,
     ) -> "_Prepared | IbllmError":
         vectors = []
         for row in rows:
@@ -336,8 +410,7 @@ class Assistant:
             return _Prepared(question, None, (), False)
         try:
             evidence = tuple(
-                self.access.cite(*item)
-                for item in zip(question.attachments, attachments, _shares(question), strict=True)
+                self._cited(*item) for item in zip(question.attachments, attachments, _shares(question), strict=True)
             )
             if cache:
                 # One by one, before they are mixed: among single pictures, a mix would lose one of its two things.
@@ -345,6 +418,11 @@ class Assistant:
             return _Prepared(question, mix_embeddings(vectors, question.weights), evidence, cache)
         except IbllmError as error:
             return error
+
+    def _cited(self, source: Any, opened: Attachment | Impression, weight: float) -> Evidence:
+        if isinstance(opened, Impression):
+            return opened.evidence.model_copy(update={"weight": weight})
+        return self.access.cite(source, opened, weight)
 
     def _answer(
         self, batch: "Sequence[_Prepared]", config: GenerationConfig, began: float, **live: Any
@@ -386,6 +464,10 @@ class Assistant:
             cache=item.cache,
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=last + 1, seconds=seconds),
         )
+
+
+def _with_evidence(answer: Answer, evidence: tuple[Evidence, ...]) -> Answer:
+    return answer.model_copy(update={"evidence": (*answer.evidence, *evidence)}) if evidence else answer
 
 
 def _open_cache(place: str | Path, embedder: JointEmbedder) -> VisualCache:

@@ -1,17 +1,27 @@
 """``ibllm ask``."""
 
 import argparse
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from ibllm_tools.cli import options as shared
-from ibllm_tools.errors import IbllmError, InvalidRequestError
+from ibllm_tools.errors import IbllmError, InvalidRequestError, one_line
+
+if TYPE_CHECKING:
+    from ibllm_tools.assistant.answer import Evidence
+    from ibllm_tools.assistant.assistant import Assistant
+    from ibllm_tools.library import MediaLibrary
 
 DESCRIPTION = """\
 Ask a question about files. The answer appears as it is written. Several files are mixed into one impression,
-equally or by the weights given; without a file the question goes to the language model alone."""
+equally or by the weights given; without a file the question goes to the language model alone. With --library the
+answer builds on what a media library holds, found by the files or by the question's words, and the lines after it cite
+that."""
 EXAMPLES = """\
 examples:
   ibllm ask "What is making this sound?" bell.wav
   ibllm ask "What do you see and hear?" street.jpg rain.wav=0.3
+  ibllm ask "What rings?" --library library
   curl -s https://example.com/cat.png | ibllm ask "What is this?" - --json
 """
 
@@ -25,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[=WEIGHT]",
         help=shared.FILES_HELP + "; bell.wav=0.7 gives it a weight (1 where others have one), -- -=0.7 does for stdin",
     )
+    group = parser.add_argument_group("library")
+    group.add_argument(
+        "--library",
+        metavar="LIBRARY",
+        help="answer with what this media library holds, a folder or http://host:port, and say what was found",
+    )
+    group.add_argument("--name", default="library", metavar="NAME", help="of the library in its database")
+    group.add_argument("-k", type=int, default=3, metavar="K", help="sources to take from it at most; 3 by default")
     shared.add_answer_arguments(parser)
     shared.add_model_arguments(parser)
 
@@ -42,13 +60,34 @@ def run(options: argparse.Namespace) -> int:
         if isinstance(attachment, IbllmError):
             raise attachment
         files.append(attachment)
-    with shared.load_assistant(options) as assistant:
+    with ExitStack() as opened:
+        assistant = opened.enter_context(shared.load_assistant(options))
+        grounding = (
+            {"library": opened.enter_context(_library(options, assistant)), "k": options.k} if options.library else {}
+        )
+        asked = {"weights": weights, **grounding, **shared.sampling(options)}
         if options.json:
-            answer = assistant.ask(options.question, *files, weights=weights, **shared.sampling(options))
-            print(answer.model_dump_json())
+            print(assistant.ask(options.question, *files, **asked).model_dump_json())
             return 0
-        with assistant.stream(options.question, *files, weights=weights, **shared.sampling(options)) as stream:
+        with assistant.stream(options.question, *files, **asked) as stream:
             for piece in stream:
                 print(piece, end="", flush=True)
         print()
+        for evidence in stream.answer.evidence if options.library else ():
+            print(f"  {_citation(evidence)}")
     return 0
+
+
+def _library(options: argparse.Namespace, assistant: "Assistant") -> "MediaLibrary":
+    from ibllm_tools.library import MediaLibrary
+
+    return MediaLibrary.open(
+        options.library, embedder=assistant.embedder, name=options.name, limits=assistant.access.limits, create=False
+    )
+
+
+def _citation(evidence: "Evidence") -> str:
+    """``bell.wav (audio, 0.0-3.0 s): It is a bell.``"""
+    span = "" if evidence.start is None or evidence.end is None else f", {evidence.start:.1f}-{evidence.end:.1f} s"
+    said = "" if evidence.caption is None else f": {one_line(evidence.caption)}"
+    return f"{one_line(evidence.source)} ({evidence.modality}{span}){said}"

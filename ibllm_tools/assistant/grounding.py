@@ -1,0 +1,107 @@
+"""Answers that rest on what a media library holds: retrieve, put it into the prompt, cite it.
+
+A question without attachments is searched for in its own words, and what fits best is also *seen*: its embedding is the
+attachment of the question. A question with attachments is searched for by what is like them. Of all that is retrieved
+the prompt says what and where it is, the best last, next to the answer, since small models heed what is near.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibllm_tools.assistant.answer import Evidence, Impression, Question
+from ibllm_tools.errors import EncoderMismatchError
+from ibllm_tools.library import Hit, MediaLibrary
+
+Captions = Callable[[NDArray[np.float32]], list[str]]
+Fits = Callable[[Question], bool]
+
+
+class Grounded(NamedTuple):
+    """A question that says what was retrieved for it, and that as evidence, best first.
+
+    What the question has as an attachment is among its attachments, and not among the evidence.
+    """
+
+    question: Question
+    evidence: tuple[Evidence, ...]
+
+
+def ground(question: Question, library: MediaLibrary, k: int, captions: Captions, fits: Fits) -> Grounded:
+    """Retrieve what a question can be answered with, and put it into the question.
+
+    Args:
+        question: as it was asked, its attachments as impressions.
+        library: what is searched, filled with the same encoder.
+        k: sources to retrieve, at most.
+        captions: writes those that are missing.
+        fits: whether the model can read a question; evidence that is too much is left out, the worst first.
+    """
+    impressions: tuple[Impression, ...] = question.attachments
+    if impressions:
+        hits = library.search([item.embedding for item in impressions], k, query_weights=question.weights)
+    else:
+        hits = library.search(question.text, k, ranking="hybrid")
+    if not hits:
+        return Grounded(question, ())
+    evidence = _described(hits, library, captions)
+    if not impressions:
+        seen = Impression(library.embed_query(hits[0]), evidence[0])
+        question = question.model_copy(update={"attachments": (seen,)})
+    read = 0 if impressions else 1  # what is seen is cited as the attachment that it is
+    for count in range(len(evidence), 0, -1):
+        informed = question.model_copy(update={"context": _context(question.context, evidence[:count])})
+        if fits(informed):
+            return Grounded(informed, tuple(evidence[read:count]))
+    return Grounded(question, ())
+
+
+def require_same_encoder(library: MediaLibrary, fingerprint: str) -> None:
+    """Refuse a library of another encoder.
+
+    Raises:
+        EncoderMismatchError: its vectors mean nothing to this model.
+    """
+    if library.catalogue.fingerprint != fingerprint:
+        raise EncoderMismatchError(
+            f"{library.location}: filled with encoder {library.catalogue.fingerprint!r}, and this model's is "
+            f"{fingerprint!r}; use the model that filled it"
+        )
+
+
+def _described(hits: Sequence[Hit], library: MediaLibrary, captions: Captions) -> list[Evidence]:
+    """The hits as evidence; what has neither text nor caption gets a caption from its embedding."""
+    silent = [hit for hit in hits if hit.text is None and hit.caption is None]
+    written = captions(np.stack([library.embed_query(hit) for hit in silent])) if silent else []
+    said = dict(zip((hit.id for hit in silent), written, strict=True))
+    return [_cited(hit, hit.text or hit.caption or said[hit.id]) for hit in hits]
+
+
+def _cited(hit: Hit, caption: str) -> Evidence:
+    return Evidence(
+        source=hit.source,
+        name=hit.name,
+        sha256=hit.sha256,
+        handle=hit.handle,
+        modality=hit.modality,
+        mime=hit.mime,
+        start=hit.start,
+        end=hit.end,
+        char_start=hit.char_start,
+        char_end=hit.char_end,
+        weight=0.0,
+        caption=" ".join(caption.split()),
+        score=hit.score,
+    )
+
+
+def _context(given: str | None, evidence: Sequence[Evidence]) -> str:
+    lines = [_line(piece) for piece in reversed(evidence)]
+    return "\n".join(lines if given is None else [given, *lines])
+
+
+def _line(piece: Evidence) -> str:
+    span = "" if piece.start is None or piece.end is None else f", {piece.start:.1f}-{piece.end:.1f} s"
+    return f"{piece.name} ({piece.modality}{span}): {piece.caption}"
