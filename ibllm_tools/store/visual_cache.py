@@ -5,17 +5,22 @@ p_1..p_k of the k images nearest to it (arXiv 2309.03905, "visual cache model"):
 
     r = unit(sum_j softmax_j(temperature * <e, p_j>) p_j),    e' = unit((1 - weight) e + weight r)
 
-The image features are unit vectors in one Chroma collection, which is the source of truth. It finds the neighbours;
-scores and sums are computed here, in float32, from the vectors that come back.
+The image features are unit vectors in Chroma's collections, which are the source of truth. Up to 200,000 features,
+Chroma finds the neighbours, beyond that an index that is derived from the collections; scores and sums are computed
+here, in float32, from the vectors that come back.
 """
 
 import hashlib
+import logging
 import math
-from collections.abc import Iterable, Sequence, Sized
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,10 +36,19 @@ from ibllm_tools.errors import (
     StoreError,
     UnsupportedMediaError,
 )
-from ibllm_tools.store.chroma import VectorCollection, VectorDatabase
+from ibllm_tools.store.cache_info import CacheInfo, IndexInfo, IndexState
+from ibllm_tools.store.chroma import VectorDatabase, is_server
 from ibllm_tools.store.embedder import Embedder
+from ibllm_tools.store.prototypes import condense
+from ibllm_tools.store.sharded_collection import SCALE, Scale, ShardedCollection
+from ibllm_tools.store.unit_vectors import Vectors, as_rows, like, unit
+from ibllm_tools.store.vector_snapshot import VectorSnapshot, build_snapshot
 
-Vectors = TypeVar("Vectors", NDArray[Any], torch.Tensor)
+logger = logging.getLogger(__name__)
+
+
+NAME = "visual_cache"
+"""The first of a cache's collections."""
 
 
 class ImageFailure(BaseModel):
@@ -48,12 +62,12 @@ class ImageFailure(BaseModel):
 
 
 class AddReport(BaseModel):
-    """What became of the images handed to :meth:`VisualCache.add_images`."""
+    """What became of what was handed to :meth:`VisualCache.add_images` or :meth:`VisualCache.add_batches`."""
 
     model_config = ConfigDict(frozen=True)
 
-    added: int = Field(description="images embedded and stored")
-    known: int = Field(description="images that were there before, or came twice; not embedded again")
+    added: int = Field(description="features stored, of images that were embedded or as they came")
+    known: int = Field(description="images or features that were there before, or came twice; left alone")
     failures: tuple[ImageFailure, ...] = Field(description="images that could not be used")
 
 
@@ -63,11 +77,23 @@ class VisualCache:
     Made by :meth:`open` or :meth:`from_features`; a context manager.
     """
 
-    def __init__(self, collection: VectorCollection) -> None:
-        self._collection = collection
+    def __init__(self, features: ShardedCollection, index_path: Path | None = None) -> None:
+        self._features = features
+        self._index_path = index_path
+        self._index: VectorSnapshot | None = None
+        self._index_lock = threading.Lock()
 
     @classmethod
-    def open(cls, location: str | Path | None, *, fingerprint: str, dimension: int, name: str = "visual_cache") -> Self:
+    def open(
+        cls,
+        location: str | Path | None,
+        *,
+        fingerprint: str,
+        dimension: int,
+        name: str = NAME,
+        index_folder: str | Path | None = None,
+        scale: Scale = SCALE,
+    ) -> Self:
         """Open a cache, and make an empty one where there is none.
 
         Args:
@@ -75,17 +101,22 @@ class VisualCache:
                 belongs to one process at a time, until :meth:`close` or the process's end.
             fingerprint: identifies the encoder whose features it holds.
             dimension: width E of the features.
-            name: the Chroma collection, 3 to 512 characters of ``[a-zA-Z0-9._-]``.
+            name: the first Chroma collection, 3 to 500 characters of ``[a-zA-Z0-9._-]``; further ones add a number.
+            index_folder: where the index of a large cache lies; in the location where that is a folder.
+            scale: how large a collection grows, and how many features Chroma searches before an index does.
 
         Raises:
             EncoderMismatchError: it holds the features of another encoder.
-            InvalidRequestError: its features have another width.
+            InvalidRequestError: its features have another width, or the scale is impossible.
             StoreLockedError: another process owns the folder.
             StoreError: the location cannot be used.
         """
+        if index_folder is None and location is not None and not is_server(location):
+            index_folder = location
         database = VectorDatabase.open(location)
         try:
-            return cls(database.collection(name, fingerprint=fingerprint, dimension=dimension))
+            features = ShardedCollection(database, name, fingerprint=fingerprint, dimension=dimension, scale=scale)
+            return cls(features, None if index_folder is None else Path(index_folder) / f"{name}.index")
         except BaseException:
             database.close()
             raise
@@ -95,7 +126,7 @@ class VisualCache:
         cls, features: NDArray[Any] | torch.Tensor, *, fingerprint: str, location: str | Path | None = None
     ) -> Self:
         """A cache with the given image features (N, E) of any length, added to what the location holds already."""
-        rows = _as_rows(features, "features")
+        rows = as_rows(features, "features")
         cache = cls.open(location, fingerprint=fingerprint, dimension=rows.shape[1])
         try:
             cache.add(rows)
@@ -107,15 +138,15 @@ class VisualCache:
     @property
     def dimension(self) -> int:
         """Width E of the features."""
-        return self._collection.dimension
+        return self._features.dimension
 
     @property
     def fingerprint(self) -> str:
         """Identifies the encoder whose features the cache holds."""
-        return self._collection.fingerprint
+        return self._features.fingerprint
 
     def __len__(self) -> int:
-        return len(self._collection)
+        return len(self._features)
 
     def add(self, features: NDArray[Any] | torch.Tensor, ids: Sequence[str] | None = None) -> None:
         """Store image features as unit vectors. Doing it again changes nothing.
@@ -127,15 +158,48 @@ class VisualCache:
         Raises:
             InvalidRequestError: wrong shape, an infinite, undefined or zero vector, or ids that do not fit.
         """
-        rows = _unit(self._rows(features, "features"), "features")
+        rows = unit(self._rows(features, "features"), "features")
         if ids is None:
-            ids = [hashlib.sha256(row.tobytes()).hexdigest()[:32] for row in rows]
+            ids = _content_ids(rows)
         elif len(ids) != len(rows) or len(set(ids)) != len(ids):
             raise InvalidRequestError(
                 f"{len(ids)} ids, {len(set(ids))} of them different, for {len(rows)} features: one of its own each"
             )
         place = {id_: index for index, id_ in enumerate(ids)}  # equal features share an id, which Chroma refuses twice
-        self._collection.upsert(list(place), rows[list(place.values())])
+        self._features.upsert(list(place), rows[list(place.values())])
+
+    def add_batches(
+        self,
+        batches: Iterable[tuple[Sequence[str] | None, NDArray[Any]]],
+        *,
+        total: int | None = None,
+        progress: bool = True,
+    ) -> AddReport:
+        """Store features batch by batch. What is known is passed over, so a run that was stopped resumes where it was.
+
+        Args:
+            batches: ids and features (N, E) of any length, read as they are needed. An id names its feature for good,
+                as a hash does; ``None`` in place of the ids takes a hash of each feature.
+            total: how many features there will be, for the bar.
+            progress: draw a bar where the output is a terminal.
+
+        Raises:
+            InvalidRequestError: as in :meth:`add`. The batches before are stored.
+        """
+        added = seen = 0
+        with tqdm(total=total, unit="feature", disable=None if progress else True) as bar:
+            for ids, features in batches:
+                rows = unit(self._rows(features, "features"), "features")
+                names = _content_ids(rows) if ids is None else list(ids)
+                if len(names) != len(rows):
+                    raise InvalidRequestError(f"{len(names)} ids for {len(rows)} features: one of its own each")
+                known = self._features.known(list(dict.fromkeys(names)))
+                fresh = {id_: row for row, id_ in enumerate(names) if id_ not in known}
+                if fresh:
+                    self._features.upsert(list(fresh), rows[list(fresh.values())])
+                added, seen = added + len(fresh), seen + len(rows)
+                bar.update(len(rows))
+        return AddReport(added=added, known=seen - added, failures=())
 
     def add_images(
         self,
@@ -195,7 +259,7 @@ class VisualCache:
             InvalidRequestError: wrong shape, values that are not finite, zero vectors, k below 1, temperature below 0.
             StoreError: the cache is empty, closed or cannot be reached.
         """
-        return _like(self._retrieve(self._rows(embeddings), k, temperature), embeddings)
+        return like(self._retrieve(self._rows(embeddings), k, temperature), embeddings)
 
     def enhance(self, embeddings: Vectors, *, k: float = 10, temperature: float = 20.0, weight: float = 0.5) -> Vectors:
         """Draw embeddings towards the images: unit((1 - weight) e + weight r), with r of :meth:`retrieve`.
@@ -213,11 +277,64 @@ class VisualCache:
             InvalidRequestError: wrong shape, values that are not finite, zero vectors, or a parameter out of its range.
             StoreError: the cache is empty, closed or cannot be reached.
         """
-        return _like(self._enhance(self._rows(embeddings), k, temperature, weight), embeddings)
+        return like(self._enhance(self._rows(embeddings), k, temperature, weight), embeddings)
+
+    def build_index(self, *, progress: bool = True) -> None:
+        """Derive the index that serves a large cache, unless there is one of just these features.
+
+        Retrieval does so too, when it finds none; here one chooses the time. From then on an added feature makes it
+        stale, and the next retrieval builds it again.
+
+        Raises:
+            InvalidRequestError: the cache is empty.
+            StoreError: there is no folder for it, it cannot be written, or somebody added features meanwhile.
+        """
+        self._opened_index(progress=progress)
+
+    def condensed(self, count: int, location: str | Path | None = None, *, progress: bool = True) -> Self:
+        """A small cache of prototypes: means of features that lie close together, by k-means.
+
+        Args:
+            count: how many prototypes, fewer than there are features.
+            location: where the new cache lies, as in :meth:`open`; there must be none yet.
+            progress: draw bars, on terminals only.
+
+        Raises:
+            InvalidRequestError: the count is not from 1 to less than the number of features.
+            StoreError: there is a cache already, or one of the two cannot be used.
+        """
+        if not 1 <= count < len(self):
+            raise InvalidRequestError(f"{count} prototypes of {len(self):,} features: at least 1, and fewer than those")
+        small = type(self).open(location, fingerprint=self.fingerprint, dimension=self.dimension)
+        try:
+            if len(small):
+                raise StoreError(f"{location}: there is a cache of {len(small):,} features; name another place")
+            with self._some_index(progress) as index:
+                small.add(condense(index, count, progress=progress))
+        except BaseException:
+            small.close()
+            raise
+        return small
+
+    def info(self, *, verify: bool = False) -> CacheInfo:
+        """What the cache holds, and whether its index is fresh.
+
+        Args:
+            verify: read the whole index and compare it with its checksum, too.
+        """
+        return CacheInfo(
+            location=self._features.location,
+            features=len(self),
+            dimension=self.dimension,
+            fingerprint=self.fingerprint,
+            collections=self._features.counts(),
+            index=self._index_info(verify),
+            bytes=self._bytes(),
+        )
 
     def close(self) -> None:
         """Release the engine and the folder's lock; a cache in memory is gone. Closing twice does nothing."""
-        self._collection.database.close()
+        self._features.database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,21 +348,82 @@ class VisualCache:
         if not 0 <= weight <= 1:
             raise InvalidRequestError(f"weight={weight}: the share of the images is between 0 and 1")
         retrieved = self._retrieve(rows, k, temperature)
-        return _unit(np.float32(1 - weight) * rows + np.float32(weight) * retrieved)
+        return unit(np.float32(1 - weight) * rows + np.float32(weight) * retrieved)
 
     def _retrieve(self, rows: NDArray[np.float32], k: float, temperature: float) -> NDArray[np.float32]:
         if not 1 <= k < math.inf:
             raise InvalidRequestError(f"k={k}: at least 1 neighbour")
         if not 0 <= temperature < math.inf:
             raise InvalidRequestError(f"temperature={temperature}: at least 0, and finite")
-        _unit(rows)  # a zero vector has no neighbours
+        unit(rows)  # a zero vector has no neighbours
         held = len(self)
         if held == 0:
             raise StoreError(
-                f"{self._collection.location}: the visual cache is empty; add image features, or ask without it"
+                f"{self._features.location}: the visual cache is empty; add image features, or ask without it"
             )
-        neighbours = self._collection.nearest(rows, min(int(k), held))
-        return _unit(np.stack([_blend(row, near, temperature) for row, near in zip(rows, neighbours, strict=True)]))
+        neighbours = self._nearest(rows, min(int(k), held))
+        return unit(np.stack([_blend(row, near, temperature) for row, near in zip(rows, neighbours, strict=True)]))
+
+    def _nearest(self, rows: NDArray[np.float32], k: int) -> list[NDArray[np.float32]]:
+        if self._features.is_searchable():
+            return self._features.nearest(rows, k)
+        return self._opened_index().nearest(rows, k)
+
+    def _opened_index(self, *, progress: bool = True) -> VectorSnapshot:
+        """The index of the features as they are; built where there is none, or one of other features."""
+        if self._index_path is None:
+            raise StoreError(
+                f"{self._features.location}: {len(self):,} features, more than Chroma searches well; name a folder for "
+                "their index (VisualCache.open(..., index_folder=...)), or use a condensed cache (ibllm cache build "
+                "--prototypes)"
+            )
+        with self._index_lock:
+            state = self._features.state()
+            if self._index is None or self._index.state != state:
+                self._index = _read_index(self._index_path, state)
+            if self._index is None:
+                logger.warning("%s: building the index of %s features", self._features.location, f"{len(self):,}")
+                build_snapshot(self._index_path, self._features, progress=progress)
+                self._index = VectorSnapshot(self._index_path)
+            return self._index
+
+    @contextmanager
+    def _some_index(self, progress: bool) -> Iterator[VectorSnapshot]:
+        """The cache's own index, or a passing one where it has no place for one."""
+        if self._index_path is not None:
+            yield self._opened_index(progress=progress)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            build_snapshot(Path(folder) / "index", self._features, progress=progress)
+            yield VectorSnapshot(Path(folder) / "index")
+
+    def _index_info(self, verify: bool) -> IndexInfo:
+        needed = not self._features.is_searchable()
+        if self._index_path is None or not self._index_path.exists():
+            return IndexInfo(needed=needed, state=IndexState.NONE)
+        found = IndexInfo(
+            needed=needed, state=IndexState.DAMAGED, path=self._index_path, bytes=self._index_path.stat().st_size
+        )
+        try:
+            index = VectorSnapshot(self._index_path)
+            if verify:
+                index.verify()
+        except StoreError:
+            return found
+        fresh = index.state == self._features.state()
+        return found.model_copy(
+            update={
+                "state": IndexState.FRESH if fresh else IndexState.STALE,
+                "features": len(index),
+                "lists": index.lists,
+            }
+        )
+
+    def _bytes(self) -> int | None:
+        place = Path(self._features.location)
+        if is_server(self._features.location) or not place.is_dir():
+            return None
+        return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
 
     def _add_batch(
         self, batch: Sequence[Attachment | str | Path], start: int, embedder: Embedder, failures: list[ImageFailure]
@@ -259,7 +437,7 @@ class VisualCache:
                 fresh.setdefault(image.sha256, (position, image))
             except (AttachmentError, InvalidRequestError) as error:
                 failures.append(_failure(position, item, error))
-        for known in self._collection.known(list(fresh)):
+        for known in self._features.known(list(fresh)):
             del fresh[known]
         features = _embed_usable(fresh, embedder, failures)
         if features:
@@ -267,12 +445,28 @@ class VisualCache:
         return len(features)
 
     def _rows(self, vectors: NDArray[Any] | torch.Tensor, name: str = "embeddings") -> NDArray[np.float32]:
-        rows = _as_rows(vectors, name)
+        rows = as_rows(vectors, name)
         if rows.shape[1] != self.dimension:
             raise InvalidRequestError(
                 f"{name} of width {rows.shape[1]}, and the visual cache holds features of width {self.dimension}"
             )
         return rows
+
+
+def _read_index(path: Path, state: str) -> VectorSnapshot | None:
+    """The index of features in this state; ``None`` where there is no usable one."""
+    if not path.exists():
+        return None
+    try:
+        index = VectorSnapshot(path)
+    except StoreError as error:
+        logger.warning("%s", error)
+        return None
+    return index if index.state == state else None
+
+
+def _content_ids(rows: NDArray[np.float32]) -> list[str]:
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:32] for row in rows]
 
 
 def _embed_usable(
@@ -302,31 +496,3 @@ def _blend(query: NDArray[np.float32], features: NDArray[np.float32], temperatur
     logits = np.float32(temperature) * (features @ query)  # (k,)
     weights = np.exp(logits - logits.max())
     return np.asarray((weights / weights.sum()) @ features)  # (E,)
-
-
-def _as_rows(vectors: NDArray[Any] | torch.Tensor, name: str) -> NDArray[np.float32]:
-    if isinstance(vectors, torch.Tensor):
-        vectors = (vectors.float() if vectors.is_floating_point() else vectors).detach().cpu().numpy()
-    values = np.asarray(vectors)
-    if values.ndim not in (1, 2) or values.size == 0 or not np.issubdtype(values.dtype, np.floating):
-        raise InvalidRequestError(
-            f"{name} of shape {values.shape} and type {values.dtype}: expected floating point, (E,) or (B, E), B >= 1"
-        )
-    with np.errstate(over="ignore"):
-        rows = np.atleast_2d(values.astype(np.float32))  # (B, E)
-        if not np.isfinite(np.square(rows).sum(axis=1)).all():
-            raise InvalidRequestError(f"{name} hold values that are undefined, infinite or too large for float32")
-    return rows
-
-
-def _unit(rows: NDArray[np.float32], name: str = "embeddings") -> NDArray[np.float32]:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not lengths.all():
-        raise InvalidRequestError(f"{name} contain, or blend to, a zero vector, which has no direction")
-    return np.asarray(rows / lengths)
-
-
-def _like(rows: NDArray[np.float32], original: Vectors) -> Vectors:
-    if isinstance(original, torch.Tensor):
-        return torch.from_numpy(rows).reshape(original.shape).to(original)
-    return rows.reshape(original.shape).astype(original.dtype)

@@ -1,0 +1,211 @@
+"""Vectors of one encoder in several Chroma collections, each of a size that Chroma is good at.
+
+The first collection has the name, those after it ``NAME.0001``, ``NAME.0002``, ... A collection is filled before the
+next one is made. The first ones are indexed for searching. The rest is only read out, so its index is as cheap as
+Chroma lets it be: 3,900 vectors of width 1,024 go in per second and core, against 250 to 800.
+
+Whatever is written changes a token in the first collection's metadata, before and after. Who derives something from the
+vectors keeps :meth:`ShardedCollection.state` with it, and knows by that when it is stale: also after a kill in between,
+and when another client of the server wrote.
+"""
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibllm_tools.errors import InvalidRequestError
+from ibllm_tools.store.chroma import DEFAULT_INDEX, HnswSettings, VectorCollection, VectorDatabase
+
+READ_OUT_ONLY = HnswSettings(ef_construction=2, ef_search=2, max_neighbors=2)
+"""The cheapest index there is: hnswlib divides by the logarithm of the number of neighbours."""
+
+_TOKEN = "content_token"
+_PAGE = 2_000
+_SAMPLE_PAGE = 250
+
+
+class Scale(NamedTuple):
+    """Where a collection ends, and where Chroma's search does."""
+
+    collection: int = 100_000
+    """Vectors in a collection at most."""
+    searched: int = 200_000
+    """Vectors in the collections that Chroma searches; beyond that they are read out only."""
+
+
+SCALE = Scale()
+
+
+class ShardedCollection:
+    """Unit vectors under string ids, in one or more collections of a database.
+
+    Args:
+        database: where they lie. It stays the caller's to close, and nobody else may use it while vectors are written.
+        name: of the first collection.
+        fingerprint: identifies the encoder whose vectors they are.
+        dimension: width E of the vectors.
+        scale: the sizes of new collections.
+
+    Raises:
+        EncoderMismatchError: they are the vectors of another encoder.
+        InvalidRequestError: its vectors have another width, or the scale is impossible.
+        StoreError: the first collection was made by something else, or the database cannot be reached.
+    """
+
+    def __init__(
+        self, database: VectorDatabase, name: str, *, fingerprint: str, dimension: int, scale: Scale = SCALE
+    ) -> None:
+        if scale.collection < 1 or scale.searched < scale.collection:
+            raise InvalidRequestError(f"{scale}: collections of at least 1 vector, of which at least one is searched")
+        self.database = database
+        self.name = name
+        self.fingerprint = fingerprint
+        self.dimension = dimension
+        self._scale = scale
+        self._collections = [self._opened(0)]
+        self._counts: list[int] = []
+        self._token: str | None = None
+        self._refresh()
+
+    @property
+    def location(self) -> str:
+        """The database's folder or URL."""
+        return self.database.location
+
+    def __len__(self) -> int:
+        return sum(self.counts().values())
+
+    def counts(self) -> dict[str, int]:
+        """Vectors per collection, in the order in which they were filled."""
+        if self._stored_token() != self._token:
+            self._refresh()
+        return {collection.name: count for collection, count in zip(self._collections, self._counts, strict=True)}
+
+    def state(self) -> str:
+        """What the vectors are at present, as a digest: equal as long as nobody wrote."""
+        counts = self.counts()
+        ids = [collection.id for collection in self._collections]
+        content = [self.fingerprint, self.dimension, list(counts.items()), ids, self._token]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def is_searchable(self) -> bool:
+        """Whether all vectors lie in collections that Chroma can search."""
+        searched = self._scale.searched // self._scale.collection
+        return len(self) <= self._scale.searched and len(self._collections) <= searched
+
+    def upsert(self, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Store vectors (N, E) under ids that differ; one that exists, in whichever collection, gets the new vector.
+
+        Raises:
+            InvalidRequestError: a vector that is not finite.
+            StoreError: they cannot be written.
+        """
+        place = {id_: row for row, id_ in enumerate(ids)}
+        with self._writing():
+            for index in range(len(self._collections)):
+                is_last = index == len(self._collections) - 1
+                if not place or (is_last and self._room() >= len(place)):
+                    break  # nothing can go anywhere else but into the last one, which knows its own ids
+                known = [id_ for id_ in self._collections[index].known(list(place)) if id_ in place]
+                self._store(index, known, vectors[[place.pop(id_) for id_ in known]])
+            while place:
+                room = self._room() or self._grow()
+                part = list(place)[:room]
+                self._store(len(self._collections) - 1, part, vectors[[place.pop(id_) for id_ in part]])
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are stored."""
+        self.counts()
+        return set().union(*(collection.known(ids) for collection in self._collections))
+
+    def nearest(self, queries: NDArray[np.float32], k: int) -> list[NDArray[np.float32]]:
+        """The k stored vectors with the largest inner product per query (B, E), nearest first: B arrays (k, E).
+
+        Good as long as :meth:`is_searchable`.
+        """
+        filled = [c for c, count in zip(self._collections, self.counts().values(), strict=True) if count]
+        found = [collection.nearest(queries, k) for collection in filled]
+        if len(found) == 1:
+            return found[0]
+        return [_best(query, np.concatenate(parts), k) for query, *parts in zip(queries, *found, strict=True)]
+
+    def batches(self) -> Iterator[NDArray[np.float32]]:
+        """All vectors, in batches (N, E) in the order of the collections, with one index in memory at a time."""
+        for collection, count in zip(self._collections, self.counts().values(), strict=True):
+            for offset in range(0, count, _PAGE):
+                yield collection.find(limit=_PAGE, offset=offset, include=("embeddings",)).vectors
+            self._unload()
+
+    def sample(self, count: int) -> Iterator[NDArray[np.float32]]:
+        """About ``count`` of the vectors, in pages spread evenly over all collections; each page (N, E)."""
+        held = max(len(self), 1)
+        for collection, size in zip(self._collections, self.counts().values(), strict=True):
+            pages = -(-min(count, held) * size // (held * _SAMPLE_PAGE))
+            step = max(size / max(pages, 1), _SAMPLE_PAGE)
+            for page in range(min(pages, -(-size // _SAMPLE_PAGE))):
+                yield collection.find(limit=_SAMPLE_PAGE, offset=int(page * step), include=("embeddings",)).vectors
+            self._unload()
+
+    def _store(self, index: int, ids: list[str], vectors: NDArray[np.float32]) -> None:
+        if ids:
+            self._collections[index].upsert(ids, vectors)
+            self._counts[index] = len(self._collections[index])
+
+    def _room(self) -> int:
+        return max(self._scale.collection - self._counts[-1], 0)
+
+    def _grow(self) -> int:
+        self._collections.append(self._opened(len(self._collections)))
+        self._counts.append(len(self._collections[-1]))
+        self._unload()
+        return self._room() or self._grow()  # another client may have made it, and filled it
+
+    def _unload(self) -> None:
+        if len(self._collections) > 1:
+            self.database.unload()
+
+    def _opened(self, index: int) -> VectorCollection:
+        searched = index < self._scale.searched // self._scale.collection
+        return self.database.collection(
+            f"{self.name}.{index:04d}" if index else self.name,
+            fingerprint=self.fingerprint,
+            dimension=self.dimension,
+            index=DEFAULT_INDEX if searched else READ_OUT_ONLY,
+        )
+
+    def _stored_token(self) -> str | None:
+        return (self.database.metadata(self.name) or {}).get(_TOKEN)
+
+    def _refresh(self) -> None:
+        self._token = self._stored_token()
+        ours = re.compile(re.escape(self.name) + r"\.\d{4}")
+        further = [name for name in self.database.names(f"{self.name}.") if ours.fullmatch(name)]
+        while len(self._collections) <= len(further):
+            self._collections.append(self._opened(len(self._collections)))
+        self._counts = [len(collection) for collection in self._collections]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Change the token before anything is written, and after: what was derived in between is stale, too."""
+        self.counts()
+        self._set_token()
+        try:
+            yield
+        finally:
+            self._set_token()
+
+    def _set_token(self) -> None:
+        token = uuid.uuid4().hex
+        self._collections[0].describe({_TOKEN: token})
+        self._token = token
+
+
+def _best(query: NDArray[np.float32], rows: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    return rows[np.argsort(-(rows @ query), kind="stable")[:k]]
