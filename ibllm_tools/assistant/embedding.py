@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice, repeat
 from pathlib import Path
@@ -34,6 +35,40 @@ _Prepared = tuple[Modality, Tensor] | IbllmError
 K = TypeVar("K")
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """Where an encoder was loaded from; an :class:`~ibllm_tools.store.embedder.EncoderSource`.
+
+    Attributes:
+        model: ``"mini"``, an absolute path, or a hub id.
+        device: the one that was asked for; ``None`` is the best there is.
+        dtype: the one that was asked for; ``None`` is the stored one, as the device allows.
+        limits: bounds on what is decoded.
+    """
+
+    model: str
+    device: str | None = None
+    dtype: str | torch.dtype | None = None
+    limits: Limits = DEFAULT_LIMITS
+
+    @classmethod
+    def of(
+        cls,
+        model: str | Path,
+        device: str | torch.device | None,
+        dtype: str | torch.dtype | None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Self:
+        """What :meth:`JointEmbedder.load` was called with, as it is understood everywhere."""
+        folder = Path(model).expanduser()
+        name = str(model) if model == MINI or not folder.is_dir() else str(folder.resolve())
+        return cls(name, None if device is None else str(device), dtype, limits)
+
+    def load(self, device: str | None = None) -> "JointEmbedder":
+        """Load it again; errors as :meth:`JointEmbedder.load`."""
+        return JointEmbedder.load(self.model, device=device or self.device, dtype=self.dtype, limits=self.limits)
+
+
 class JointEmbedder:
     """Attachments -> decoded -> encoded -> unit vectors; an :class:`~ibllm_tools.store.embedder.Embedder`.
 
@@ -42,6 +77,7 @@ class JointEmbedder:
         processor: its processor.
         limits: bounds on what is decoded.
         fingerprint: the encoder's, where it is known: that of the files which the model was loaded from.
+        source: where it was loaded from, and can be loaded again; without one it stays in this process.
     """
 
     def __init__(
@@ -51,8 +87,9 @@ class JointEmbedder:
         *,
         limits: Limits = DEFAULT_LIMITS,
         fingerprint: str | None = None,
+        source: ModelSource | None = None,
     ) -> None:
-        self.model, self.processor, self.limits = model, processor, limits
+        self.model, self.processor, self.limits, self.source = model, processor, limits, source
         self._fingerprint = fingerprint
 
     @classmethod
@@ -87,7 +124,12 @@ class JointEmbedder:
         """
         chosen = choose_device(device)
         folder = find_model(model)
-        return cls(*load_imagebind(folder, chosen, dtype), limits=limits, fingerprint=stored_fingerprint(folder))
+        return cls(
+            *load_imagebind(folder, chosen, dtype),
+            limits=limits,
+            fingerprint=stored_fingerprint(folder),
+            source=ModelSource.of(model, device, dtype, limits),
+        )
 
     @property
     def dimension(self) -> int:

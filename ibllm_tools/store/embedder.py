@@ -12,6 +12,23 @@ from ibllm_tools.media.sniff import Modality
 from ibllm_tools.store.segments import Segment
 
 
+class EncoderSource(Protocol):
+    """Where an encoder was loaded from; it pickles, so that other processes and machines can load the same one."""
+
+    @property
+    def device(self) -> str | None:
+        """The one that was asked for; ``None`` is the best there is."""
+        ...
+
+    def load(self, device: str | None = None) -> "Embedder":
+        """Load it again, on another device where one is named.
+
+        Raises:
+            ModelError: it is not there, or cannot be used there.
+        """
+        ...
+
+
 class Embedder(Protocol):
     """Turns attachments of any modality into unit vectors of one joint space."""
 
