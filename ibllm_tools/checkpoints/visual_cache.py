@@ -4,8 +4,8 @@ The cache is filled in a folder of its own, ``.NAME.partial`` beside the place w
 complete: a cache that lies in its place is whole. What a stopped run leaves behind is continued by the next one, with
 the batch in which it stopped; ``conversion.json``, written first, tells which index and which encoder it belongs to.
 
-Chroma takes in 350 to 1,900 vectors of width 1,024 a second, depending on the machine: an hour or more for three
-million. On disk, and in memory while the cache is open, they take 5.5 kB each.
+Chroma takes in some hundred vectors of width 1,024 a second where it is to search them, and some thousand beyond; three
+million take half an hour or more, and 5.3 kB of disk each. The index of a large one is built last, and takes 2 kB more.
 """
 
 import json
@@ -120,20 +120,25 @@ def read_conversion(folder: Path) -> CacheConversion | None:
         return None
 
 
-class _Encoder(NamedTuple):
+class Encoder(NamedTuple):
+    """What a cache has to know of the model in a folder, without loading it."""
+
     folder: Path
     dimension: int
-    prefix: str  # of its weights in the files of the folder
+    """Width E of its features."""
+    prefix: str
+    """Of its weights in the files of the folder."""
 
     def fingerprint(self) -> str:
+        """The encoder's, as a conversion wrote it down, or computed from the files."""
         from ibllm_tools.imagebind.fingerprint import stored_fingerprint
 
         return stored_fingerprint(self.folder) or _computed_fingerprint(self)
 
 
-def _places(folder: Path, model: str | Path | None) -> tuple[_Encoder, Path]:
+def _places(folder: Path, model: str | Path | None) -> tuple[Encoder, Path]:
     """The encoder, and where the cache goes."""
-    own = _encoder_in(folder)
+    own = encoder_in(folder)
     if model is None:
         if own is None:
             raise InvalidRequestError(
@@ -146,24 +151,28 @@ def _places(folder: Path, model: str | Path | None) -> tuple[_Encoder, Path]:
             f"{folder}: a model's folder, whose cache holds the features of that model; leave out the model {model}, "
             "or choose another folder"
         )
-    encoder = _encoder_in(Path(model).expanduser())
+    encoder = encoder_in(Path(model).expanduser())
     if encoder is None:
         raise ModelNotFoundError(f"{model}: expected the folder of a converted ImageBind or ImageBind-LLM model")
     return encoder, folder
 
 
-def _encoder_in(folder: Path) -> _Encoder | None:
-    """The encoder of a model's folder; ``None`` where it is no folder of a model of ours."""
+def encoder_in(folder: Path) -> Encoder | None:
+    """The encoder of a model's folder; ``None`` where it is no folder of a model of ours.
+
+    Raises:
+        ModelError: its configuration cannot be read.
+    """
     from ibllm_tools.imagebind.configuration_imagebind import ImageBindConfig
     from ibllm_tools.imagebind_llm.configuration_imagebind_llm import ImageBindLlmConfig
 
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if model_type == ImageBindConfig.model_type:
-            return _Encoder(folder, ImageBindConfig.from_pretrained(folder).projection_dim, "")
+            return Encoder(folder, ImageBindConfig.from_pretrained(folder).projection_dim, "")
         if model_type == ImageBindLlmConfig.model_type:
             config = ImageBindLlmConfig.from_pretrained(folder)
-            return _Encoder(folder, config.imagebind_config.projection_dim, ENCODER_PREFIX)
+            return Encoder(folder, config.imagebind_config.projection_dim, ENCODER_PREFIX)
     except FileNotFoundError:
         return None
     except Exception as error:  # configurations from elsewhere fail in as many ways as there are libraries
@@ -171,7 +180,7 @@ def _encoder_in(folder: Path) -> _Encoder | None:
     return None
 
 
-def _computed_fingerprint(encoder: _Encoder) -> str:
+def _computed_fingerprint(encoder: Encoder) -> str:
     """Of a model that no conversion made; from its files, weight by weight."""
     from ibllm_tools.checkpoints.imagebind import read_processor
     from ibllm_tools.checkpoints.model_weights import ModelWeights
@@ -264,6 +273,8 @@ def _fill(staging: Path, vectors: FaissIndex, conversion: CacheConversion, progr
                 f"{staging}: it holds {len(cache):,} features, expected {conversion.features:,}; delete it, and "
                 "convert the index again"
             )
+        if cache.info().index.needed:
+            cache.build_index(progress=progress)
 
 
 def _batches(vectors: FaissIndex, first: int, what: str, progress: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -18,6 +18,7 @@ COMMANDS = {
     "ask": "ask a question about files",
     "describe": "describe files, one by one",
     "embed": "write the joint embeddings of files to a .npy file",
+    "cache": "build a visual cache from images or features, or look at one",
     "convert": "turn official weights into folders that --model takes",
     "doctor": "show what is installed, which extras are missing and where the model comes from",
 }

@@ -308,7 +308,7 @@ class VisualCache:
         small = type(self).open(location, fingerprint=self.fingerprint, dimension=self.dimension)
         try:
             if len(small):
-                raise StoreError(f"{location}: there is a cache of {len(small):,} features; name another place")
+                raise StoreError(f"{location}: there is a cache of {len(small):,} features already; name another place")
             with self._some_index(progress) as index:
                 small.add(condense(index, count, progress=progress))
         except BaseException:
