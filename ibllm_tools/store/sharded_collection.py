@@ -5,8 +5,8 @@ next one is made. The first ones are indexed for searching. The rest is only rea
 Chroma lets it be: 3,900 vectors of width 1,024 go in per second and core, against 250 to 800.
 
 Whatever is written changes a token in the first collection's metadata, before and after. Who derives something from the
-vectors keeps :meth:`ShardedCollection.state` with it, and knows by that when it is stale: also after a kill in between,
-and when another client of the server wrote.
+vectors keeps the :attr:`Content.state` with it, and knows by that when it is stale: also after a kill in between, and
+when another client of the server wrote.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,24 @@ class Scale(NamedTuple):
 
 
 SCALE = Scale()
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a :class:`ShardedCollection` holds at a moment.
+
+    Attributes:
+        counts: vectors per collection, in the order in which they were filled.
+        state: a digest that stays as long as nobody writes.
+        searchable: whether all vectors lie in collections that Chroma can search.
+    """
+
+    counts: dict[str, int]
+    state: str
+    searchable: bool
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
 
 
 class ShardedCollection:
@@ -80,25 +99,20 @@ class ShardedCollection:
         return self.database.location
 
     def __len__(self) -> int:
-        return sum(self.counts().values())
+        return len(self.content())
 
-    def counts(self) -> dict[str, int]:
-        """Vectors per collection, in the order in which they were filled."""
-        if self._stored_token() != self._token:
-            self._refresh()
-        return {collection.name: count for collection, count in zip(self._collections, self._counts, strict=True)}
-
-    def state(self) -> str:
-        """What the vectors are at present, as a digest: equal as long as nobody wrote."""
-        counts = self.counts()
-        ids = [collection.id for collection in self._collections]
-        content = [self.fingerprint, self.dimension, list(counts.items()), ids, self._token]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def is_searchable(self) -> bool:
-        """Whether all vectors lie in collections that Chroma can search."""
+    def content(self) -> Content:
+        """What there is, also of what others wrote."""
+        self._look()
+        counts = {each.name: count for each, count in zip(self._collections, self._counts, strict=True)}
+        ids = [each.id for each in self._collections]
+        said = json.dumps([self.fingerprint, self.dimension, list(counts.items()), ids, self._token])
         searched = self._scale.searched // self._scale.collection
-        return len(self) <= self._scale.searched and len(self._collections) <= searched
+        return Content(
+            counts=counts,
+            state=hashlib.sha256(said.encode()).hexdigest(),
+            searchable=sum(self._counts) <= self._scale.searched and len(counts) <= searched,
+        )
 
     def upsert(self, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Store vectors (N, E) under ids that differ; one that exists, in whichever collection, gets the new vector.
@@ -122,15 +136,15 @@ class ShardedCollection:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are stored."""
-        self.counts()
+        self._look()
         return set().union(*(collection.known(ids) for collection in self._collections))
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> list[NDArray[np.float32]]:
         """The k stored vectors with the largest inner product per query (B, E), nearest first: B arrays (k, E).
 
-        Good as long as :meth:`is_searchable`.
+        Good as long as the :meth:`content` is searchable.
         """
-        filled = [c for c, count in zip(self._collections, self.counts().values(), strict=True) if count]
+        filled = [each for each, count in zip(self._collections, self._counts, strict=True) if count]
         found = [collection.nearest(queries, k) for collection in filled]
         if len(found) == 1:
             return found[0]
@@ -138,7 +152,7 @@ class ShardedCollection:
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
         """All vectors, in batches (N, E) in the order of the collections, with one index in memory at a time."""
-        for collection, count in zip(self._collections, self.counts().values(), strict=True):
+        for collection, count in zip(self._collections, self.content().counts.values(), strict=True):
             for offset in range(0, count, _PAGE):
                 yield collection.find(limit=_PAGE, offset=offset, include=("embeddings",)).vectors
             self._unload()
@@ -146,7 +160,7 @@ class ShardedCollection:
     def sample(self, count: int) -> Iterator[NDArray[np.float32]]:
         """About ``count`` of the vectors, in pages spread evenly over all collections; each page (N, E)."""
         held = max(len(self), 1)
-        for collection, size in zip(self._collections, self.counts().values(), strict=True):
+        for collection, size in zip(self._collections, self.content().counts.values(), strict=True):
             pages = -(-min(count, held) * size // (held * _SAMPLE_PAGE))
             step = max(size / max(pages, 1), _SAMPLE_PAGE)
             for page in range(min(pages, -(-size // _SAMPLE_PAGE))):
@@ -183,6 +197,10 @@ class ShardedCollection:
     def _stored_token(self) -> str | None:
         return (self.database.metadata(self.name) or {}).get(_TOKEN)
 
+    def _look(self) -> None:
+        if self._stored_token() != self._token:
+            self._refresh()
+
     def _refresh(self) -> None:
         self._token = self._stored_token()
         ours = re.compile(re.escape(self.name) + r"\.\d{4}")
@@ -194,7 +212,7 @@ class ShardedCollection:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Change the token before anything is written, and after: what was derived in between is stale, too."""
-        self.counts()
+        self._look()
         self._set_token()
         try:
             yield

@@ -53,7 +53,7 @@ class VectorSnapshot:
         path: the file.
 
     Attributes:
-        state: that of the collections it was made from, see :meth:`ShardedCollection.state`.
+        state: that of the collections it was made from, see :class:`Content`.
         dimension: width E of the vectors.
 
     Raises:
@@ -172,7 +172,8 @@ def build_snapshot(path: Path, vectors: ShardedCollection, *, progress: bool = T
 
 
 def _build(staging: Path, path: Path, vectors: ShardedCollection, progress: bool) -> None:
-    state, count = vectors.state(), len(vectors)
+    content = vectors.content()
+    state, count = content.state, len(content)
     if count == 0:
         raise InvalidRequestError(f"{vectors.location}: there is nothing to index; add image features first")
     needed, free = 2 * 2 * count * vectors.dimension, shutil.disk_usage(staging).free
@@ -183,7 +184,7 @@ def _build(staging: Path, path: Path, vectors: ShardedCollection, progress: bool
         )
     centroids = _trained(staging, vectors, count, progress)
     lists = _assigned(staging, vectors, centroids, count, progress)
-    if vectors.state() != state or len(lists) != count:
+    if vectors.content().state != state or len(lists) != count:
         raise StoreError(f"{vectors.location}: it changed while its index was built; build it when nobody adds to it")
     written = _written(staging, centroids, lists, state, progress)
     written.replace(path)

@@ -40,7 +40,7 @@ from ibllm_tools.store.cache_info import CacheInfo, IndexInfo, IndexState
 from ibllm_tools.store.chroma import VectorDatabase, is_server
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.prototypes import condense
-from ibllm_tools.store.sharded_collection import SCALE, Scale, ShardedCollection
+from ibllm_tools.store.sharded_collection import SCALE, Content, Scale, ShardedCollection
 from ibllm_tools.store.unit_vectors import Vectors, as_rows, like, unit
 from ibllm_tools.store.vector_snapshot import VectorSnapshot, build_snapshot
 
@@ -289,7 +289,7 @@ class VisualCache:
             InvalidRequestError: the cache is empty.
             StoreError: there is no folder for it, it cannot be written, or somebody added features meanwhile.
         """
-        self._opened_index(progress=progress)
+        self._opened_index(self._features.content(), progress=progress)
 
     def condensed(self, count: int, location: str | Path | None = None, *, progress: bool = True) -> Self:
         """A small cache of prototypes: means of features that lie close together, by k-means.
@@ -322,13 +322,14 @@ class VisualCache:
         Args:
             verify: read the whole index and compare it with its checksum, too.
         """
+        content = self._features.content()
         return CacheInfo(
             location=self._features.location,
-            features=len(self),
+            features=len(content),
             dimension=self.dimension,
             fingerprint=self.fingerprint,
-            collections=self._features.counts(),
-            index=self._index_info(verify),
+            collections=content.counts,
+            index=self._index_info(content, verify),
             bytes=self._bytes(),
         )
 
@@ -356,33 +357,31 @@ class VisualCache:
         if not 0 <= temperature < math.inf:
             raise InvalidRequestError(f"temperature={temperature}: at least 0, and finite")
         unit(rows)  # a zero vector has no neighbours
-        held = len(self)
-        if held == 0:
+        content = self._features.content()
+        if len(content) == 0:
             raise StoreError(
                 f"{self._features.location}: the visual cache is empty; add image features, or ask without it"
             )
-        neighbours = self._nearest(rows, min(int(k), held))
+        wanted = min(int(k), len(content))
+        if content.searchable:
+            neighbours = self._features.nearest(rows, wanted)
+        else:
+            neighbours = self._opened_index(content).nearest(rows, wanted)
         return unit(np.stack([_blend(row, near, temperature) for row, near in zip(rows, neighbours, strict=True)]))
 
-    def _nearest(self, rows: NDArray[np.float32], k: int) -> list[NDArray[np.float32]]:
-        if self._features.is_searchable():
-            return self._features.nearest(rows, k)
-        return self._opened_index().nearest(rows, k)
-
-    def _opened_index(self, *, progress: bool = True) -> VectorSnapshot:
+    def _opened_index(self, content: Content, *, progress: bool = True) -> VectorSnapshot:
         """The index of the features as they are; built where there is none, or one of other features."""
         if self._index_path is None:
             raise StoreError(
-                f"{self._features.location}: {len(self):,} features, more than Chroma searches well; name a folder for "
-                "their index (VisualCache.open(..., index_folder=...)), or use a condensed cache (ibllm cache build "
-                "--prototypes)"
+                f"{self._features.location}: {len(content):,} features, more than Chroma searches well; name a folder "
+                "for their index (VisualCache.open(..., index_folder=...)), or use a condensed cache (ibllm cache "
+                "build --prototypes)"
             )
         with self._index_lock:
-            state = self._features.state()
-            if self._index is None or self._index.state != state:
-                self._index = _read_index(self._index_path, state)
+            if self._index is None or self._index.state != content.state:
+                self._index = _read_index(self._index_path, content.state)
             if self._index is None:
-                logger.warning("%s: building the index of %s features", self._features.location, f"{len(self):,}")
+                logger.warning("%s: building the index of %s features", self._features.location, f"{len(content):,}")
                 build_snapshot(self._index_path, self._features, progress=progress)
                 self._index = VectorSnapshot(self._index_path)
             return self._index
@@ -391,14 +390,14 @@ class VisualCache:
     def _some_index(self, progress: bool) -> Iterator[VectorSnapshot]:
         """The cache's own index, or a passing one where it has no place for one."""
         if self._index_path is not None:
-            yield self._opened_index(progress=progress)
+            yield self._opened_index(self._features.content(), progress=progress)
             return
         with tempfile.TemporaryDirectory() as folder:
             build_snapshot(Path(folder) / "index", self._features, progress=progress)
             yield VectorSnapshot(Path(folder) / "index")
 
-    def _index_info(self, verify: bool) -> IndexInfo:
-        needed = not self._features.is_searchable()
+    def _index_info(self, content: Content, verify: bool) -> IndexInfo:
+        needed = not content.searchable
         if self._index_path is None or not self._index_path.exists():
             return IndexInfo(needed=needed, state=IndexState.NONE)
         found = IndexInfo(
@@ -410,7 +409,7 @@ class VisualCache:
                 index.verify()
         except StoreError:
             return found
-        fresh = index.state == self._features.state()
+        fresh = index.state == content.state
         return found.model_copy(
             update={
                 "state": IndexState.FRESH if fresh else IndexState.STALE,

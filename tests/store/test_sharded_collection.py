@@ -36,16 +36,16 @@ class TestWriting:
     def test_a_collection_is_filled_before_the_next_is_made(self, database: VectorDatabase) -> None:
         held = opened(database)
         held.upsert(names(0, 7), unit_rows(7))
-        assert held.counts() == {"rows": 7}
+        assert held.content().counts == {"rows": 7}
         held.upsert(names(7, 25), unit_rows(18))
-        assert held.counts() == {"rows": 10, "rows.0001": 10, "rows.0002": 5}
+        assert held.content().counts == {"rows": 10, "rows.0001": 10, "rows.0002": 5}
 
     def test_an_id_is_replaced_where_it_lies(self, database: VectorDatabase) -> None:
         held, rows = opened(database), unit_rows(25)
         held.upsert(names(0, 25), rows)
         other = unit_rows(3, seed=1)
         held.upsert(["id-3", "id-14", "id-24"], other)
-        assert list(held.counts().values()) == [10, 10, 5]
+        assert list(held.content().counts.values()) == [10, 10, 5]
         rows[[3, 14, 24]] = other
         np.testing.assert_array_equal(np.concatenate(list(held.batches())), rows)
 
@@ -53,7 +53,7 @@ class TestWriting:
         held = opened(database)
         held.upsert(names(0, 8), unit_rows(8))
         held.upsert(names(5, 15), unit_rows(10, seed=1))
-        assert list(held.counts().values()) == [10, 5]
+        assert list(held.content().counts.values()) == [10, 5]
         assert held.known(names(0, 16)) == set(names(0, 15))
 
     def test_an_old_id_does_not_go_into_the_next_collection(self, database: VectorDatabase) -> None:
@@ -61,7 +61,7 @@ class TestWriting:
         held.upsert(names(0, 8), unit_rows(8))
         held.upsert([*names(8, 12), "id-0"], unit_rows(5, seed=1))
         assert len(held) == 12
-        assert list(held.counts().values()) == [10, 2]
+        assert list(held.content().counts.values()) == [10, 2]
 
     def test_bad_vectors_are_refused(self, database: VectorDatabase) -> None:
         with pytest.raises(InvalidRequestError, match="NaN"):
@@ -77,7 +77,7 @@ class TestReading:
     def test_the_neighbours_of_all_collections_are_merged(self, database: VectorDatabase) -> None:
         held, rows = opened(database), unit_rows(19)
         held.upsert(names(0, 19), rows)
-        assert held.is_searchable()
+        assert held.content().searchable
         queries = unit_rows(4, seed=2)
         for query, found in zip(queries, held.nearest(queries, 6), strict=True):
             np.testing.assert_allclose(found, rows[np.argsort(-(rows @ query))[:6]], rtol=0, atol=1e-6)
@@ -85,9 +85,9 @@ class TestReading:
     def test_beyond_the_searched_collections_it_is_not_searchable(self, database: VectorDatabase) -> None:
         held = opened(database)
         held.upsert(names(0, 20), unit_rows(20))
-        assert held.is_searchable()
+        assert held.content().searchable
         held.upsert(names(20, 21), unit_rows(1))
-        assert not held.is_searchable()
+        assert not held.content().searchable
 
     def test_a_sample_comes_from_every_collection(self, database: VectorDatabase) -> None:
         held, rows = opened(database, Scale(1_000, 1_000)), unit_rows(2_600)
@@ -109,10 +109,10 @@ class TestOpening:
         with VectorDatabase.open(tmp_path) as database:
             held = opened(database)
             held.upsert(names(0, 25), rows)
-            state = held.state()
+            state = held.content().state
         with VectorDatabase.open(tmp_path) as database:
             again = opened(database)
-            assert (len(again), again.state()) == (25, state)
+            assert (len(again), again.content().state) == (25, state)
             np.testing.assert_array_equal(np.concatenate(list(again.batches())), rows)
 
     def test_a_single_collection_is_one_too(self, database: VectorDatabase) -> None:
@@ -120,14 +120,14 @@ class TestOpening:
         single = database.collection("rows", fingerprint="a", dimension=WIDTH)
         single.upsert(names(0, 15), unit_rows(15))
         held = opened(database)
-        assert held.counts() == {"rows": 15}
+        assert held.content().counts == {"rows": 15}
         held.upsert(names(12, 18), unit_rows(6, seed=1))
-        assert held.counts() == {"rows": 15, "rows.0001": 3}
+        assert held.content().counts == {"rows": 15, "rows.0001": 3}
 
     def test_collections_of_similar_names_are_not_its_own(self, database: VectorDatabase) -> None:
         for name in ("rows.old", "rows.00001", "rowsX0001", "arows"):
             database.collection(name, fingerprint="b", dimension=3)
-        assert opened(database).counts() == {"rows": 0}
+        assert opened(database).content().counts == {"rows": 0}
 
     def test_another_encoder_in_any_collection_is_refused(self, database: VectorDatabase) -> None:
         opened(database).upsert(names(0, 5), unit_rows(5))
@@ -140,29 +140,29 @@ class TestState:
     def test_it_stays_while_nobody_writes(self, database: VectorDatabase) -> None:
         held = opened(database)
         held.upsert(names(0, 5), unit_rows(5))
-        state = held.state()
+        state = held.content().state
         held.nearest(unit_rows(1), 2)
-        assert held.state() == opened(database).state() == state
+        assert held.content().state == opened(database).content().state == state
 
     def test_a_new_vector_changes_it(self, database: VectorDatabase) -> None:
         held = opened(database)
-        before = held.state()
+        before = held.content().state
         held.upsert(names(0, 1), unit_rows(1))
-        assert held.state() != before
+        assert held.content().state != before
 
     def test_a_replaced_vector_changes_it(self, database: VectorDatabase) -> None:
         held = opened(database)
         held.upsert(names(0, 5), unit_rows(5))
-        before = held.state()
+        before = held.content().state
         held.upsert(names(0, 1), unit_rows(1, seed=1))
-        assert held.state() != before
+        assert held.content().state != before
 
     def test_what_another_client_writes_is_seen(self, database: VectorDatabase) -> None:
         one, two = opened(database), opened(database)
-        before = one.state()
+        before = one.content().state
         two.upsert(names(0, 25), unit_rows(25))
-        assert one.counts() == two.counts()
-        assert one.state() == two.state() != before
+        assert one.content().counts == two.content().counts
+        assert one.content().state == two.content().state != before
         assert one.known(["id-24"]) == {"id-24"}
 
     def test_a_write_that_failed_halfway_changes_it(
@@ -170,7 +170,7 @@ class TestState:
     ) -> None:
         held = opened(database)
         held.upsert(names(0, 5), unit_rows(5))
-        before = held.state()
+        before = held.content().state
 
         def fail(*_: object) -> None:
             raise StoreError("disk full")
@@ -178,20 +178,20 @@ class TestState:
         monkeypatch.setattr(VectorCollection, "upsert", fail)
         with pytest.raises(StoreError):
             held.upsert(names(0, 1), unit_rows(1, seed=1))
-        assert held.state() != before
+        assert held.content().state != before
 
     def test_the_token_is_changed_before_anything_is_written(
         self, database: VectorDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         held = opened(database)
         held.upsert(names(0, 5), unit_rows(5))
-        before, during = held.state(), []
+        before, during = held.content().state, []
         upsert = VectorCollection.upsert
 
         def looked_at(self: VectorCollection, *args: object) -> None:
-            during.append(opened(database).state())
+            during.append(opened(database).content().state)
             upsert(self, *args)
 
         monkeypatch.setattr(VectorCollection, "upsert", looked_at)
         held.upsert(names(0, 1), unit_rows(1, seed=1))
-        assert len({before, during[0], held.state()}) == 3
+        assert len({before, during[0], held.content().state}) == 3

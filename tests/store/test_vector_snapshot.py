@@ -111,7 +111,7 @@ class TestFile:
         assert [file.name for file in built.parent.iterdir() if not file.name.endswith(".lock")] == ["index"]
 
     def test_it_says_what_it_was_made_of(self, built: Path, vectors: ShardedCollection) -> None:
-        assert VectorSnapshot(built).state == vectors.state()
+        assert VectorSnapshot(built).state == vectors.content().state
 
     def test_a_sound_one_verifies(self, built: Path) -> None:
         VectorSnapshot(built).verify()
