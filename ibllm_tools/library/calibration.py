@@ -18,6 +18,8 @@ Vectors = NDArray[np.float32]
 
 SAMPLED_ROWS = 512
 """Entries, of all modalities together, that spreads are estimated from; their error is 3 %."""
+SETTLED_COUNT = 10
+"""Entries of a modality, beyond the first, whose own spread counts as much as that of all modalities."""
 MIDPOINT = 2.0
 """Standard deviations above an average entry that score 0.5."""
 LEAST_VARIANCE = 1 / 16
@@ -80,7 +82,7 @@ class Calibration:
             modality: fallback + np.float32(reliabilities[modality]) * (centroid - fallback)
             for modality, centroid in centroids.items()
         }
-        return cls(baselines, _relative_variances(samples, spread, reliabilities), fallback, deviations)
+        return cls(baselines, _relative_variances(spread, deviations, counts, reliabilities), fallback, deviations)
 
     def score(self, query: Vectors, modality: Modality, similarities: Vectors) -> Vectors:
         """Scores in 0..1, comparable across modalities; within one they keep the order of the similarities.
@@ -134,26 +136,22 @@ def _weighted_mean(centroids: Mapping[Modality, Vectors], weights: Mapping[Modal
 
 
 def _relative_variances(
-    samples: Mapping[Modality, Vectors], spread: Mapping[Modality, Vectors], reliabilities: Mapping[Modality, float]
+    spread: Mapping[Modality, Vectors],
+    deviations: Vectors,
+    counts: Mapping[Modality, int],
+    reliabilities: Mapping[Modality, float],
 ) -> dict[Modality, float]:
-    """How far similarities to each modality spread, seen from the entries of the others.
+    """How far similarities to each modality spread, asked with the deviations of all.
 
-    Not from the query: a library without the thing asked for in one modality has narrow similarities there, and the
-    best of its unrelated entries would come out on top.
+    Not with the query: a modality without the thing asked for has narrow similarities to it, and the best of its
+    unrelated entries would come out on top. A variance of few entries, or of equal ones, is drawn towards the average.
     """
-    seen = {
-        modality: float(
-            np.mean(
-                [np.square(other @ rows.T).sum() / len(other) for name, other in samples.items() if name != modality]
-            )
-        )
-        for modality, rows in spread.items()
-        if len(rows) and len(samples) > 1
+    trust = {
+        modality: reliabilities[modality] * (count - 1) / (count - 1 + SETTLED_COUNT)
+        for modality, count in counts.items()
     }
-    average = float(np.mean(list(seen.values()))) if seen else 0.0
+    seen = {modality: float(np.square(deviations @ rows.T).sum()) for modality, rows in spread.items()}
+    average = sum(trust[modality] * seen[modality] for modality in seen) / (sum(trust.values()) or 1.0)
     return {
-        modality: 1 + reliabilities[modality] * (seen[modality] / average - 1)
-        if average > 0 and modality in seen
-        else 1.0
-        for modality in samples
+        modality: 1 + trust[modality] * (seen[modality] / average - 1) if average > 0 else 1.0 for modality in spread
     }

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ibllm_tools.library.calibration import Calibration
 from ibllm_tools.media.sniff import Modality
 
-WIDTH, KINDS = 64, 20
+WIDTH, KINDS = 192, 20
 Vectors = NDArray[np.float32]
 
 
@@ -20,7 +20,7 @@ def unit(rows: Vectors) -> Vectors:
 class World:
     """Kinds of things in modalities that lie in cones: images in a wide one, sounds in a narrow one far away."""
 
-    WEIGHTS: ClassVar[dict[Modality, float]] = {"image": 0.8, "audio": 0.35, "point": 0.6}
+    WEIGHTS: ClassVar[dict[Modality, float]] = {"image": 0.8, "audio": 0.4, "point": 0.6}
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ class World:
 
     def entries(self, modality: Modality, kinds: NDArray[np.int64]) -> Vectors:
         own = self.WEIGHTS[modality]
-        noise = 0.03 * self.rng.normal(size=(len(kinds), WIDTH))
+        noise = 0.02 * self.rng.normal(size=(len(kinds), WIDTH))
         return unit(own * (self.kinds[kinds] + noise) + np.sqrt(1 - own**2) * self.axes[modality])
 
     def query(self, kind: int) -> Vectors:
@@ -79,6 +79,14 @@ class TestRanking:
             relevant = [found for found in best(scored(library, query), kinds)[:12] if found[1] == kind]
             assert {modality for modality, _ in relevant} == set(library)
 
+    def test_what_a_mix_takes_away_is_at_the_end_in_every_modality(
+        self, world: World, library: dict[Modality, Vectors], everything: NDArray[np.int64]
+    ) -> None:
+        query = unit(world.query(0) - 0.4 * world.query(1))
+        ranked = best(scored(library, query), dict.fromkeys(library, everything))
+        assert {kind for _, kind in ranked[:12]} == {0}
+        assert set(ranked[-12:]) == {(modality, 1) for modality in library}
+
     def test_the_only_modality_with_the_kind_comes_first(self, world: World, everything: NDArray[np.int64]) -> None:
         for kind in range(KINDS):
             kinds = {m: everything if m == "audio" else everything[everything != kind] for m in world.WEIGHTS}
@@ -105,12 +113,12 @@ class TestRanking:
         assert scores["point"].min() > scores["image"][everything != 0].max()
         assert scores["point"].min() > scores["audio"][everything != 0].max()
 
-    def test_what_is_asked_for_scores_above_one_half_and_the_rest_below(
+    def test_what_is_asked_for_scores_far_above_the_rest(
         self, world: World, library: dict[Modality, Vectors], everything: NDArray[np.int64]
     ) -> None:
         for scores in scored(library, world.query(3)).values():
             assert scores[everything == 3].min() > 0.5
-            assert np.quantile(scores[everything != 3], 0.95) < 0.5
+            assert scores[everything != 3].max() < 0.5
 
 
 class TestScale:
@@ -127,6 +135,14 @@ class TestScale:
             similarities = np.float32(mean) + np.float32(0.08) * np.arange(5, dtype=np.float32)
             scores = calibration.score(query, modality, similarities)
             np.testing.assert_allclose(scores, [0.053, 0.146, 0.5, 0.854, 0.947], atol=0.005)
+
+    def test_narrow_and_wide_modalities_are_measured_with_their_own_deviations(self) -> None:
+        along = np.array([-0.1, 0.1] * 100, np.float32)
+        query = np.eye(WIDTH, dtype=np.float32)[0]
+        calibration = Calibration.fit({"image": along[:, None] * query, "audio": 0.4 * along[:, None] * query})
+        for modality, deviation in (("image", 0.1), ("audio", 0.04)):
+            scores = calibration.score(query, modality, np.float32(deviation) * np.arange(5, dtype=np.float32))
+            np.testing.assert_allclose(scores, [0.053, 0.146, 0.5, 0.854, 0.947], atol=0.08)
 
     def test_the_order_within_a_modality_is_that_of_the_similarities(
         self, world: World, library: dict[Modality, Vectors]
