@@ -17,6 +17,9 @@ from ibllm_tools.errors import IbllmError
 COMMANDS = {
     "ask": "ask a question about files",
     "describe": "describe files, one by one",
+    "index": "add files to a media library",
+    "search": "find files in a media library by text, by files or by both",
+    "library": "look into a media library, check it, move it, tidy it up",
     "embed": "write the joint embeddings of files to a .npy file",
     "cache": "build a visual cache from images or features, or look at one",
     "convert": "turn official weights into folders that --model takes",
@@ -29,6 +32,8 @@ EXAMPLES = """\
 examples:
   ibllm ask "What is this?" bell.png
   ibllm describe holiday/*.jpg
+  ibllm index holiday --library library
+  ibllm search "waves at night" --library library
   ibllm doctor
 """
 

@@ -1,6 +1,7 @@
 """Arguments that several commands share, and what they mean."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from ibllm_tools.assistant.model_folder import QUANTIZATIONS
 from ibllm_tools.cli.terminal import interrupted_at_once
-from ibllm_tools.errors import IbllmError, InvalidRequestError
+from ibllm_tools.errors import IbllmError, InvalidRequestError, one_line
 
 if TYPE_CHECKING:
     from ibllm_tools.assistant.access import Access
     from ibllm_tools.assistant.assistant import Assistant
     from ibllm_tools.assistant.embedding import JointEmbedder
     from ibllm_tools.attachments import Attachment
+    from ibllm_tools.library import MediaLibrary
 
 DTYPES = ("float32", "float16", "bfloat16")
+MODALITIES = ("image", "video", "audio", "text", "depth", "thermal", "imu", "point")
 STDIN = "-"
 FILES_HELP = "path, URL (with --allow-fetch) or data URI; - reads a file from stdin"
 
@@ -73,6 +76,16 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_library_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which library, where it is not a whole folder of its own."""
+    parser.add_argument("--name", default="library", metavar="NAME", help="of the library in its database; 'library'")
+    parser.add_argument(
+        "--attachments",
+        metavar="DIR",
+        help="where thumbnails and what is no file are kept; by default in the library's folder, on a server nowhere",
+    )
+
+
 def sampling(options: argparse.Namespace) -> dict[str, Any]:
     """What `add_answer_arguments` says about writing an answer, as arguments of `Assistant.ask`."""
     return {
@@ -113,6 +126,35 @@ def load_embedder(options: argparse.Namespace) -> "JointEmbedder":
         from ibllm_tools.assistant.embedding import JointEmbedder
 
     return JointEmbedder.load(options.model, device=options.device, dtype=options.dtype, limits=access(options).limits)
+
+
+def open_library(options: argparse.Namespace, **settings: Any) -> "MediaLibrary":
+    """The library that the options name.
+
+    Args:
+        options: with ``library``, its folder or server, and what `add_library_arguments` adds.
+        settings: of `MediaLibrary.open`: without an embedder, one that is there.
+    """
+    with interrupted_at_once():
+        from ibllm_tools.library import MediaLibrary
+
+    return MediaLibrary.open(options.library, name=options.name, attachments=options.attachments, **settings)
+
+
+def json_filter(text: str | None) -> Any:
+    """``--where`` as what it says; `MediaLibrary` checks that it is a filter.
+
+    Raises:
+        InvalidRequestError: not JSON.
+    """
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(
+            f'--where {one_line(text)}: not JSON ({one_line(error)}), expected e.g. \'{{"year": {{"$gte": 2020}}}}\''
+        ) from error
 
 
 def _prepare_loading(model: str, cache: bool | str = False) -> None:

@@ -23,6 +23,11 @@ def report(message: str) -> None:
     print(f"ibllm: error: {one_line(message, _LONGEST)}", file=sys.stderr)
 
 
+def shown(text: object, longest: int = 120) -> str:
+    """Foreign text as a part of one line of output, without what a terminal would obey, shortened."""
+    return one_line("".join(letter if letter.isprintable() else " " for letter in str(text)[: 2 * longest]), longest)
+
+
 @contextmanager
 def interrupted_at_once() -> Iterator[None]:
     """Let Ctrl-C end the process on the spot: for imports, some of which swallow it, and others break halfway."""

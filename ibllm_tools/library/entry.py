@@ -104,6 +104,11 @@ class IndexFailure(BaseModel):
     source: str = Field(description="Its path or name.")
     reason: str = Field(description="Why, in one line.")
 
+    @property
+    def line(self) -> str:
+        """Both in one line; a reason that begins with the source says it once."""
+        return self.reason if self.reason.startswith(self.source) else f"{self.source}: {self.reason}"
+
 
 class IndexReport(BaseModel):
     """What became of what was added; every source is counted once."""

@@ -24,7 +24,9 @@ from ibllm_tools.library.catalogue import (
 )
 from ibllm_tools.library.encoding import encode
 from ibllm_tools.library.entry import Entry, Hit, IndexReport, LibraryStats
+from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
+from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing, Labels
 from ibllm_tools.library.scanning import Task, scan
 from ibllm_tools.library.searching import Searcher, Wanted
@@ -357,7 +359,7 @@ class MediaLibrary:
 
     def delete(self, *sources: str | Path | Entry) -> int:
         """Remove sources, with their entries, by path, handle, or one of their entries; how many there were."""
-        names = [_source_name(source) for source in sources]
+        names = list(dict.fromkeys(map(_source_name, sources)))
         return self._remove(list(self.catalogue.recorded(names).values()))
 
     def prune(self) -> builtins.list[str]:
@@ -369,6 +371,60 @@ class MediaLibrary:
         ]
         self._remove(gone)
         return [record.source for record in gone]
+
+    def export(
+        self, folder: str | Path, *, files: bool = False, overwrite: bool = False, progress: bool = True
+    ) -> ExportReport:
+        """Write everything into a folder: Parquet, thumbnails and attachments; see docs/library-export.md.
+
+        Args:
+            folder: new or empty. It is there when it is complete, or not at all.
+            files: also the files of the sources, each once, for a library that goes to another machine.
+            overwrite: replace an export that is there, once the new one is complete.
+            progress: draw a bar where the output is a terminal.
+
+        Raises:
+            MissingExtraError: pyarrow is not installed.
+            InvalidRequestError: the folder cannot be written to, is too small, or holds something else.
+            StoreError: the library cannot be read, or changed meanwhile.
+        """
+        return export_library(
+            self.catalogue,
+            self.attachments,
+            folder,
+            files=files,
+            overwrite=overwrite,
+            roots=self.roots,
+            progress=progress,
+        )
+
+    def import_(
+        self,
+        folder: str | Path,
+        *,
+        media: str | Path | None = None,
+        rebase: Mapping[str, str | Path] | None = None,
+        progress: bool = True,
+    ) -> ImportReport:
+        """Take over what :meth:`export` wrote, of whichever library of this encoder; nothing is encoded.
+
+        What the export says of a source or an entry that is there replaces it. Vectors, metadata, captions and
+        thumbnails stay as they are. It can be repeated, and is completed by repeating it.
+
+        Args:
+            folder: an export. It may come from anyone: everything is checked before anything is written.
+            media: folder that the files in the export are written below, and where the sources are then; needs an
+                export with ``files=True``. Without it sources keep their paths.
+            rebase: folders that the sources lay below, and which they are here.
+            progress: draw a bar where the output is a terminal.
+
+        Raises:
+            MissingExtraError: pyarrow is not installed.
+            EncoderMismatchError: it holds the vectors of another encoder.
+            StoreError: it is no export, or is damaged; or the library cannot be written.
+            InvalidRequestError: a folder in ``rebase`` that is not absolute.
+        """
+        return import_library(self.catalogue, self.attachments, folder, media=media, rebase=rebase, progress=progress)
 
     def stats(self) -> LibraryStats:
         """How much there is."""

@@ -1,0 +1,300 @@
+"""An exported library into another one: on another machine, on a Chroma server, or back.
+
+The whole folder is checked first; then what is not there yet is written: entries, then the sources that they belong to,
+as indexing does. So it can be repeated, and goes on where it was stopped.
+
+A library knows the paths of its sources. On another machine they are elsewhere: ``rebase`` says which folder is which,
+for files that were brought there by other means; ``media`` writes the files that the export holds below a folder.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from ibllm_tools.attachments import Attachment, AttachmentStore
+from ibllm_tools.errors import (
+    AttachmentAccessError,
+    AttachmentError,
+    AttachmentNotFoundError,
+    EncoderMismatchError,
+    StoreError,
+    one_line,
+)
+from ibllm_tools.library.absent_encoder import AbsentEncoder
+from ibllm_tools.library.catalogue import Catalogue, SourceRecord, to_record
+from ibllm_tools.library.entry import Entry, IndexFailure
+from ibllm_tools.library.export_format import (
+    ATTACHMENTS,
+    SOURCES,
+    Manifest,
+    check_table,
+    read_entries,
+    read_manifest,
+    read_sources,
+    require_pyarrow,
+)
+from ibllm_tools.library.exporting import intact
+from ibllm_tools.library.relocation import Relocation, restore
+from ibllm_tools.media.sniff import Modality
+
+IDS = 10_000
+"""That are looked up at a time."""
+
+
+class ImportReport(BaseModel):
+    """What became of an export in a library."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str = Field(description="The export.")
+    sources: int = Field(description="Sources that it holds.")
+    entries: int = Field(description="Entries that it holds.")
+    written: int = Field(description="Entries that the library did not have like this.")
+    copied: int = Field(description="Thumbnails, attachments and files that were copied.")
+    seconds: float = Field(description="Wall-clock time.")
+    failures: tuple[IndexFailure, ...] = Field(description="What could not be taken over, and why.")
+
+
+def exported_encoder(folder: str | Path) -> AbsentEncoder:
+    """The encoder whose vectors an export holds, by name: with it a library can be opened to import into.
+
+    Raises:
+        StoreError: it is no export.
+    """
+    manifest = read_manifest(Path(folder).expanduser())
+    return AbsentEncoder(manifest.encoder, manifest.dimension)
+
+
+def import_library(
+    catalogue: Catalogue,
+    attachments: AttachmentStore | None,
+    folder: str | Path,
+    *,
+    media: str | Path | None = None,
+    rebase: Mapping[str, str | Path] | None = None,
+    progress: bool = True,
+) -> ImportReport:
+    """Take an export over into a library; see `MediaLibrary.import_`."""
+    began = time.perf_counter()
+    require_pyarrow("importing a library")
+    place = Path(folder).expanduser()
+    manifest = read_manifest(place)
+    if (manifest.encoder, manifest.dimension) != (catalogue.fingerprint, catalogue.dimension):
+        raise EncoderMismatchError(
+            f"{place} holds vectors of encoder {one_line(manifest.encoder)!r} and width {manifest.dimension}, and the "
+            f"library those of {catalogue.fingerprint!r}, {catalogue.dimension}; import into another library"
+        )
+    if manifest.attachments and attachments is None:
+        raise StoreError(
+            f"{place}: {manifest.attachments:,} sources are no files, and the library has no store to keep them in; "
+            "open it with attachments=FOLDER"
+        )
+    relocation = Relocation(manifest.root, manifest.separator, rebase=rebase, media=media)
+    rows = sum(table.rows for table in manifest.tables)
+    bar: Any = tqdm(total=2 * rows, unit="row", disable=None if progress else True)
+    with bar:
+        importing = _Importing(catalogue, attachments, place, manifest, relocation, bar.update)
+        importing.check()
+        importing.write()
+    return ImportReport(
+        folder=str(place),
+        sources=manifest.sources,
+        entries=sum(manifest.entries.values()),
+        written=importing.written,
+        copied=importing.copied,
+        seconds=time.perf_counter() - began,
+        failures=tuple(importing.failures),
+    )
+
+
+class _Importing:
+    """Takes an export over, once it is checked."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        attachments: AttachmentStore | None,
+        folder: Path,
+        manifest: Manifest,
+        relocation: Relocation,
+        advance: Callable[[int], object],
+    ) -> None:
+        self.written = self.copied = 0
+        self.failures: list[IndexFailure] = []
+        self._catalogue, self._attachments, self._folder = catalogue, attachments, folder
+        self._manifest, self._relocation, self._advance = manifest, relocation, advance
+        # Only where there is one: opening a store makes its folder.
+        self._kept = AttachmentStore(folder / ATTACHMENTS) if (folder / ATTACHMENTS).is_dir() else None
+        self._without_thumbnail = 0
+
+    def check(self) -> None:
+        """Go through everything once, so that nothing is written of an export that is damaged or was never one.
+
+        Raises:
+            StoreError: what is wrong.
+        """
+        for table in self._manifest.tables:
+            check_table(self._folder, table)
+        for _, entries, _ in self._entries():
+            self._check_places([entry.source for entry in entries])
+        for records in self._sources():
+            self._check_places([record.source for record in records])
+
+    def write(self) -> None:
+        """Take it over."""
+        for modality, entries, vectors in self._entries():
+            self._take_entries(modality, [self._placed(entry) for entry in entries], vectors)
+        replaced = [old for records in self._sources() for old in self._take_sources(records)]
+        # Last, for until then a source may come that has this content.
+        for old in replaced:
+            if all(record.key != old.key for record in self._catalogue.with_content(old.sha256)):
+                self._catalogue.remove_entries(old)
+        self._catalogue.changed()
+        if self._without_thumbnail:
+            reason = f"{self._without_thumbnail:,} are missing or damaged in the export; copy or export it again"
+            self.failures.append(IndexFailure(source="thumbnails", reason=reason))
+
+    def _entries(self) -> Iterator[tuple[Modality, list[Entry], NDArray[np.float32]]]:
+        for table in self._manifest.tables:
+            if table.kind != SOURCES:
+                for entries, vectors in read_entries(self._folder, table, table.kind, self._manifest.dimension):
+                    yield table.kind, entries, vectors
+                    self._advance(len(entries))
+
+    def _sources(self) -> Iterator[list[SourceRecord]]:
+        for table in self._manifest.tables:
+            if table.kind == SOURCES:
+                for records in read_sources(self._folder, table):
+                    yield records
+                    self._advance(len(records))
+
+    def _check_places(self, sources: Sequence[str]) -> None:
+        for source in sources:
+            try:
+                self._relocation(source)
+            except AttachmentAccessError as error:
+                raise StoreError(str(error)) from error
+
+    def _placed(self, entry: Entry) -> Entry:
+        """The entry as it is called here."""
+        thumbnail = entry.thumbnail
+        if thumbnail is not None and not self._has(thumbnail):
+            thumbnail = None
+        return entry.model_copy(update={"source": self._relocation(entry.source), "thumbnail": thumbnail})
+
+    def _has(self, thumbnail: str) -> bool:
+        """Whether the library has a thumbnail, now at least."""
+        if self._attachments is None:
+            return False
+        try:
+            self._keep(thumbnail, self._attachments)
+        except AttachmentError:
+            self._without_thumbnail += 1
+            return False
+        return True
+
+    def _keep(self, handle: str, store: AttachmentStore) -> None:
+        """Copy an attachment of the export's, unless it is there."""
+        if handle not in store:
+            store.put(self._exported(handle))
+            self.copied += 1
+
+    def _exported(self, handle: str) -> Attachment:
+        """An attachment of the export.
+
+        Raises:
+            AttachmentError: it is missing, damaged, or leads out of the export.
+        """
+        if self._kept is None or handle not in self._kept:
+            raise AttachmentNotFoundError(f"{handle}: not in the export; export it again, its file with files=True")
+        return intact(self._kept, handle, roots=self._folder)
+
+    def _take_entries(self, modality: Modality, entries: Sequence[Entry], vectors: NDArray[np.float32]) -> None:
+        """Write those entries that are not there like this."""
+        collection, ids = self._catalogue.entries(modality), [entry.id for entry in entries]
+        there = collection.get(ids, include=["embeddings", "metadatas", "documents"])
+        stored = {
+            id_: (vector.tobytes(), metadata, document)
+            for id_, vector, metadata, document in zip(
+                there.ids, there.vectors, there.metadatas, there.documents, strict=True
+            )
+        }
+        records = [to_record(entry) for entry in entries]
+        rows = [row for row, id_ in enumerate(ids) if stored.get(id_) != (vectors[row].tobytes(), *records[row])]
+        if not rows:
+            return
+        # None takes away what was said of an entry before
+        said = {id_: dict.fromkeys(metadata) for id_, (_, metadata, _) in stored.items()}
+        collection.upsert(
+            [ids[row] for row in rows],
+            vectors[rows],
+            metadatas=[{**said.get(ids[row], {}), **records[row][0]} for row in rows],
+            documents=[records[row][1] for row in rows],
+        )
+        self._catalogue.changed()
+        self.written += len(rows)
+
+    def _take_sources(self, records: Sequence[SourceRecord]) -> list[SourceRecord]:
+        """Remember sources; the records of those that had another content before."""
+        placed = {record.source: record for record in map(self._with_content, records)}  # rebase may unite two folders
+        previous = self._catalogue.recorded(list(placed))
+        pairs = [(record, previous.get(record.source)) for record in self._checked(list(placed.values()))]
+        self._catalogue.record([record for record, old in pairs if record != old])
+        return [
+            old for record, old in pairs if old is not None and (old.sha256, old.key) != (record.sha256, record.key)
+        ]
+
+    def _with_content(self, record: SourceRecord) -> SourceRecord:
+        """The record as the source is called here, where its bytes have been put."""
+        here = record.model_copy(update={"source": self._relocation(record.source)})
+        target, media = self._relocation.restored(record.source), self._relocation.media
+        try:
+            if record.source.startswith("att://") and self._attachments is not None:
+                self._keep(record.source, self._attachments)
+            elif target is not None and media is not None:
+                self.copied += restore(self._exported(f"att://{record.sha256}"), target, media, record.modified)
+        except AttachmentError as error:
+            self.failures.append(IndexFailure(source=here.source, reason=one_line(error, 1000)))
+            return here.model_copy(update={"modified": -1})
+        return here
+
+    def _checked(self, records: Sequence[SourceRecord]) -> Iterator[SourceRecord]:
+        """Records that say whether their entries are there; where they are not, indexing completes them."""
+        for group in _grouped(records):
+            wanted: dict[Modality, list[str]] = {}
+            for record in group:
+                for modality, ids in record.ids().items():
+                    wanted.setdefault(modality, []).extend(ids)
+            known = {
+                id_
+                for modality, ids in wanted.items()
+                for id_ in self._catalogue.entries(modality).known(list(dict.fromkeys(ids)))
+            }
+            for record in group:
+                ids = [id_ for some in record.ids().values() for id_ in some]
+                if record.complete and len(known.intersection(ids)) < max(1, len(ids) - record.failed):
+                    reason = "the export lacks some of its entries; index it again"
+                    self.failures.append(IndexFailure(source=record.source, reason=reason))
+                    yield record.model_copy(update={"complete": False})
+                else:
+                    yield record
+
+
+def _grouped(records: Sequence[SourceRecord]) -> Iterator[list[SourceRecord]]:
+    """Records with some `IDS` entries together."""
+    group: list[SourceRecord] = []
+    size = 0
+    for record in records:
+        group.append(record)
+        size += sum(record.counts.values())
+        if size >= IDS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
