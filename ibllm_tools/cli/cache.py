@@ -143,7 +143,7 @@ def _encoder(model: str) -> "Encoder":
 def _staging(options: argparse.Namespace) -> str:
     """Where everything goes that is then condensed; kept by a build that is stopped."""
     from ibllm_tools.assistant.model_folder import CHROMA_FILE
-    from ibllm_tools.store.chroma import is_server
+    from ibllm_tools.store.chroma_engine import is_server
 
     target = Path(options.output)
     if is_server(options.output):
@@ -249,7 +249,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _described(info: "CacheInfo") -> str:
     index = info.index
-    state = f"{index.state}, {index.features:,} features in {index.lists:,} lists, {index.bytes / 1e9:.2f} GB"
+    state = f"{index.state}, {index.features:,} features in {index.lists:,} lists, {_size(index.bytes)}"
     lines = {
         "location": info.location,
         "features": f"{info.features:,} of width {info.dimension:,}",
@@ -262,5 +262,9 @@ def _described(info: "CacheInfo") -> str:
         else "none; it is built when used",
     }
     if info.bytes is not None:
-        lines["on disk"] = f"{info.bytes / 1e9:.2f} GB"
+        lines["on disk"] = _size(info.bytes)
     return "\n".join(f"{name + ':':13} {value}" for name, value in lines.items())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -115,6 +115,37 @@ class TestOpening:
             assert (len(again), again.content().state) == (25, state)
             np.testing.assert_array_equal(np.concatenate(list(again.batches())), rows)
 
+    def test_opening_reads_no_index_into_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with VectorDatabase.open(tmp_path) as database:
+            opened(database).upsert(names(0, 25), unit_rows(25))
+
+        def refuse(_: VectorCollection) -> int:
+            raise AssertionError("a count reads the whole index")
+
+        monkeypatch.setattr(VectorCollection, "__len__", refuse)
+        with VectorDatabase.open(tmp_path) as database:
+            assert list(opened(database).content().counts.values()) == [10, 10, 5]
+
+    def test_ids_of_an_earlier_run_are_replaced_where_they_lie(self, tmp_path: Path) -> None:
+        rows, other = unit_rows(25), unit_rows(4, seed=1)
+        with VectorDatabase.open(tmp_path) as database:
+            opened(database).upsert(names(0, 25), rows)
+        with VectorDatabase.open(tmp_path) as database:
+            held = opened(database)
+            assert held.known([*names(0, 27)]) == set(names(0, 25))
+            held.upsert(["id-3", "id-14", "id-24", "id-25"], other)
+            rows[[3, 14, 24]] = other[:3]
+            np.testing.assert_array_equal(np.concatenate(list(held.batches())), np.concatenate([rows, other[3:]]))
+
+    def test_a_count_that_a_kill_left_open_is_taken(self, tmp_path: Path) -> None:
+        with VectorDatabase.open(tmp_path) as database:
+            held = opened(database)
+            held.upsert(names(0, 12), unit_rows(12))
+            held._say([10, -1])
+            held._collections[1].upsert(["id-12"], unit_rows(1, seed=1))
+        with VectorDatabase.open(tmp_path) as database:
+            assert list(opened(database).content().counts.values()) == [10, 3]
+
     def test_a_single_collection_is_one_too(self, database: VectorDatabase) -> None:
         """As an earlier version left it: more in it than a collection now takes, and no token."""
         single = database.collection("rows", fingerprint="a", dimension=WIDTH)

@@ -355,3 +355,34 @@ class TestCondensed:
     def test_fewer_than_there_are(self, cache: VisualCache, count: int) -> None:
         with pytest.raises(InvalidRequestError, match=f"{count} prototypes of 250 features"):
             cache.condensed(count, progress=False)
+
+
+@pytest.mark.slow
+def test_a_quarter_million_at_the_true_scale(tmp_path: Path) -> None:
+    """Three collections, an index of two thousand lists, and no more than a gibibyte of memory."""
+    script = """if True:
+        import re, sys
+        import numpy as np
+        from ibllm_tools.store.visual_cache import VisualCache
+        drawn = np.random.default_rng(0)
+        centres = drawn.normal(size=(500, 64)).astype(np.float32)
+        rows = centres[np.arange(250_000) % 500] + 0.6 * drawn.standard_normal((250_000, 64), np.float32)
+        queries = centres[:100] + 0.6 * drawn.standard_normal((100, 64), np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        with VisualCache.open(sys.argv[1], fingerprint="a", dimension=64) as cache:
+            cache.add(rows)
+            enhanced = cache.enhance(queries)
+            info = cache.info(verify=True)
+        scores = queries @ rows.T
+        for query, score, found in zip(queries, scores, enhanced):
+            near = rows[np.argsort(-score)[:10]]
+            weights = np.exp(20 * (near @ query - 1))
+            mean = weights @ near
+            wanted = query + mean / np.linalg.norm(mean)
+            assert found @ wanted / np.linalg.norm(wanted) > 0.9995
+        assert list(info.collections.values()) == [100_000, 100_000, 50_000]
+        assert info.index.state == "fresh" and info.index.lists == 2_000
+        assert int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) < 2**20
+    """
+    subprocess.run([sys.executable, "-W", "error", "-c", script, str(tmp_path)], check=True)
