@@ -40,6 +40,9 @@ bench: $(INSTALLED) ## measure, and write the numbers into benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/ask.py --write
 	@$(BIN)/python benchmarks/injection.py --write
 	@$(BIN)/python benchmarks/imagebind.py --write
+	@$(BIN)/python benchmarks/library.py --write
+	@$(BIN)/python benchmarks/visual_cache.py --write
+	@$(BIN)/python benchmarks/retrieval.py --write
 
 train: $(INSTALLED) ## train the embedded model again, from procedural data (hours; resumes where it stopped)
 	@$(BIN)/python -m ibllm_tools.mini train

@@ -19,11 +19,12 @@ import av
 import numpy as np
 import torch
 from PIL import Image
+from random_checkpoints import random_imagebind
 from report import publish, table
 from transformers.utils import logging
 
 from ibllm_tools.assistant.model_folder import mini_folder
-from ibllm_tools.imagebind import ImageBindConfig, ImageBindModel, ImageBindProcessor
+from ibllm_tools.imagebind import ImageBindProcessor
 from ibllm_tools.imagebind.clip_sampling import clip_spans
 from ibllm_tools.imagebind.decoding import image_array
 from ibllm_tools.imagebind.fingerprint import PROCESSOR_FOLDER
@@ -59,21 +60,10 @@ Speeds = dict[tuple[str, int], dict[tuple[str, str], float]]
 
 
 def build(dtype: str) -> None:
-    """Runs once in each process: the model, filled with small numbers."""
+    """Runs once in each process."""
     global model
     logging.set_verbosity_error()
-    with torch.device("meta"):
-        model = ImageBindModel(ImageBindConfig.huge())
-    model = model.to(getattr(torch, dtype)).to_empty(device="cpu").eval()
-    filling = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02
-    with torch.no_grad():
-        for weights in model.state_dict().values():
-            flat = weights.view(-1)
-            for start in range(0, len(flat), len(filling)):
-                flat[start : start + len(filling)] = filling[: len(flat) - start]
-    for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm1d):
-            module.reset_parameters()
+    model = random_imagebind(dtype)
 
 
 @torch.no_grad()

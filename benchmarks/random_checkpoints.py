@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ibllm_tools.checkpoints.adapter_weights import AdapterSizes, adapter_shapes
-from ibllm_tools.imagebind import ImageBindConfig
+from ibllm_tools.imagebind import ImageBindConfig, ImageBindModel
 from ibllm_tools.imagebind.official_weights import official_shapes
 
 SIZES_7B = AdapterSizes(
@@ -35,6 +35,23 @@ _POOL = 1 << 24
 _STD = 0.02
 _UNKNOWN, _CONTROL, _BYTE, _NORMAL = 2, 3, 6, 1
 """SentencePiece's types of a piece."""
+
+
+def random_imagebind(dtype: str) -> ImageBindModel:
+    """The model itself, filled with small numbers."""
+    with torch.device("meta"):
+        model = ImageBindModel(ImageBindConfig.huge())
+    model = model.to(getattr(torch, dtype)).to_empty(device="cpu").eval()
+    filling = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * _STD
+    with torch.no_grad():
+        for weights in model.state_dict().values():
+            flat = weights.view(-1)
+            for start in range(0, len(flat), len(filling)):
+                flat[start : start + len(filling)] = filling[: len(flat) - start]
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm1d):
+            module.reset_parameters()
+    return model
 
 
 def write_imagebind(path: Path) -> None:

@@ -107,8 +107,11 @@ class AttachmentStore:
         """
         attachment = Attachment.of(source, **settings)
         with self._access("written"):
-            self._place(attachment.sha256).parent.mkdir(exist_ok=True)
-            if not self._take_in(attachment, None):
+            place = self._place(attachment.sha256)
+            place.parent.mkdir(exist_ok=True)
+            # What is new and cannot be too much needs no first look: each waits for the disk.
+            look = self.max_bytes is not None or _file_size(place) == attachment.size
+            if not (look and self._take_in(attachment, None)):
                 with self._draft() as (file, draft):
                     _copy(attachment, file)
                     _finish(file)

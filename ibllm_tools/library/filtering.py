@@ -1,7 +1,9 @@
 """Chroma's filters of metadata, evaluated here.
 
-Chroma applies a filter before it searches, which takes from 70 ms (1 % of 200,000 entries are kept) to 560 ms (99 %).
-Searching first and filtering what comes back takes 10 to 30 ms wherever enough comes back.
+Chroma compares a query with every entry that passes: among 36,000 entries that takes 60 ms where 1 % pass and 290 where
+half do, an unfiltered query 6. To look up the ids of all that pass takes 9 and 110 ms, to read the metadata of an entry
+0.15 ms; to ask which of 100 known ids pass, of all things, 3 seconds, so nobody does. `ibllm_tools.library.searching`
+chooses.
 """
 
 from collections.abc import Callable, Mapping

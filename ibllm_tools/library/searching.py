@@ -38,8 +38,8 @@ PROBE, PROBED = 20, 400
 """Nearest entries whose metadata is read to filter them: at first, and at most."""
 COMMON = 0.2
 """Share of them that pass from which that is quicker than looking up all entries that pass."""
-READING = 10
-"""Nearest entries that are found in the time in which the vector of one entry is read."""
+READING = 5
+"""Nearest entries for which it is worth to read the vector of one that passes: reading takes longer, but only once."""
 REMEMBERED = 64 << 20
 """Bytes of entries that passed filters, at most; they are forgotten when the library changes."""
 ID_BYTES = 200
@@ -47,8 +47,8 @@ RANK = 60
 BM25_K, BM25_B = 1.2, 0.75
 WORD_MATCHES = 5000
 """Documents that are read of those that hold a word."""
-SAMPLE, SAMPLE_BLOCKS = 1000, 10
-"""Entries of a modality that calibration is fitted to, and the places in the collection that they are taken from."""
+SAMPLE = 500
+"""Entries of a modality that calibration is fitted to."""
 GROWTH = 0.1
 """Share by which a collection may grow or shrink before calibration is fitted anew."""
 WORD = re.compile(r"\w+")
@@ -318,7 +318,7 @@ class _Nearest:
         if READING * len(selection.ids) > depth and selection.vectors is None:
             records = collection.query(self._query, depth)
             rows = [row for row, id_ in enumerate(records.ids) if id_ in selection.ids]
-            return self._reached(modality, records, rows, depth == size)
+            return self._reached(modality, records, rows, depth == size or len(rows) == len(selection.ids))
         return self._compared(modality, selection, key)
 
     def _compared(self, modality: Modality, selection: _Selection, key: tuple[Modality, str]) -> _Reached:
@@ -413,14 +413,15 @@ def _segment_hit(entry: Entry, candidate: Candidate) -> SegmentHit:
 
 
 def _sample(collection: VectorCollection, size: int) -> NDArray[np.float32]:
-    """Vectors from places that are spread over a collection, (N, E)."""
+    """Vectors (N, E) of entries from all over a collection; always the same ones of the same entries.
+
+    By their ids: Chroma passes over an offset row by row, and neighbours resemble each other.
+    """
     if size <= SAMPLE:
         return collection.find(include=["embeddings"]).vectors
-    block = SAMPLE // SAMPLE_BLOCKS
-    starts = [round(place * (size - block) / (SAMPLE_BLOCKS - 1)) for place in range(SAMPLE_BLOCKS)]
-    return np.concatenate(
-        [collection.find(limit=block, offset=start, include=["embeddings"]).vectors for start in starts]
-    )
+    ids = collection.find().ids
+    chosen = np.random.default_rng(0).choice(len(ids), min(SAMPLE, len(ids)), replace=False)
+    return collection.get([ids[row] for row in np.sort(chosen)], include=["embeddings"]).vectors
 
 
 def _differ(before: Mapping[Modality, int], now: Mapping[Modality, int]) -> bool:

@@ -68,7 +68,7 @@ def thumbnail(
     if modality == "text":
         return None
     if modality == "image":
-        return encode_thumbnail(decode_image(source, limits=limits))
+        return encode_thumbnail(decode_image(source, limits=limits, enough=2 * SIDE))
     if modality == "video":
         return encode_thumbnail(_frame(source, start, end, limits))
     if modality == "audio":

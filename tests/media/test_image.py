@@ -62,6 +62,14 @@ def test_takes_the_first_frame_of_an_animation() -> None:
     assert decode_image(data)[0, 0].tolist() == [255, 0, 0]
 
 
+def test_a_jpeg_of_which_less_is_enough_is_decoded_smaller() -> None:
+    file = encoded(Image.linear_gradient("L").convert("RGB").resize((1600, 1200)), "JPEG", quality=95)
+    whole, part = decode_image(file), decode_image(file, enough=300)
+    assert part.shape == (300, 400, 3)
+    assert np.abs(part.astype(int) - whole[2::4, 2::4]).max() <= 4
+    assert decode_image(file, enough=1201).shape == whole.shape
+
+
 def test_official_pixels_are_pillows_conversion(reference: Path) -> None:
     path = reference / "media" / "portrait_alpha.png"
     with Image.open(path) as image:
