@@ -138,7 +138,7 @@ def _tables(
     numbers = list(tasks)
     blocks = [numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK)]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ledger = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
+    ledger: Any = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
     sent = ray.data.from_arrow([task_table((number, tasks[number]) for number in some) for some in blocks])
     events = sent.map_batches(
         EncodingActor,
@@ -151,7 +151,10 @@ def _tables(
         num_gpus=pool.gpus,
     )
     _configure(events.context)
-    yield from events.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    try:
+        yield from events.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    finally:
+        ray.kill(ledger)  # the dataset refers to it, and is kept by Ray
 
 
 def _configure(context: Any) -> None:

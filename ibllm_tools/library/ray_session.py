@@ -7,6 +7,7 @@ started on this machine. One that the program has joined already is used, and le
 import logging
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ QUIET = {
 ANNOUNCEMENT = re.compile(rb"Set ray log level from environment variable")
 """What it says, even so, when it is told to be quiet."""
 STDERR = 2
+PATIENCE = 10.0
+"""Seconds in which a cluster must answer."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def ray_session() -> Iterator[None]:
 
 
 def _start() -> None:
+    place = os.environ.get("RAY_ADDRESS", "")
+    _require_answer(place)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     added = {name: value for name, value in QUIET.items() if name not in os.environ}
     os.environ.update(added)
@@ -79,7 +84,6 @@ def _start() -> None:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, include_dashboard=False)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
-        place = os.environ.get("RAY_ADDRESS")
         reason = one_line(error, 300) or type(error).__name__
         raise InvalidRequestError(
             f"RAY_ADDRESS={place}: no Ray cluster that can be joined ({reason}); correct or unset it"
@@ -89,6 +93,19 @@ def _start() -> None:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def _require_answer(place: str) -> None:
+    """Ray itself tries for minutes, and then ends the process."""
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except OSError as error:
+        raise InvalidRequestError(
+            f"RAY_ADDRESS={place}: no Ray cluster answers there ({error.strerror or error}); correct or unset it"
+        ) from error
 
 
 @contextmanager
