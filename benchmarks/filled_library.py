@@ -23,8 +23,8 @@ from ibllm_tools.library.indexing import BATCH
 from ibllm_tools.media.sniff import Modality
 from ibllm_tools.store.segments import DEFAULT_SETTINGS, Segment
 
-RARE, COMMON = "rare", "common"
-"""Tags that 1 % and 50 % of the sources have."""
+RARE, COMMON = tuple(f"rare {number}" for number in range(24)), "common"
+"""Tags that 1 % of the sources have each, and one that 50 % have."""
 FORMS: dict[Modality, tuple[str, int, float]] = {
     "image": ("image/jpeg", 1, 0.64),
     "audio": ("audio/wav", 4, 0.10),
@@ -81,11 +81,11 @@ class Drawing:
             counts = np.array([FORMS[name][1] for name in names])
             rows = self._segments(first, names, counts, drawn)
             words = np.array(WORDS)[drawn.integers(len(WORDS), size=(BLOCK, 9))]
-            tagged = drawn.random((BLOCK, 2)) < (0.01, 0.5)
+            tagged = drawn.random((BLOCK, len(RARE) + 1)) < [0.01] * len(RARE) + [0.5]
             ratings = drawn.integers(1, 6, BLOCK)
             ends = counts.cumsum()
             for row, (name, caption) in enumerate(zip(names.tolist(), words, strict=True)):
-                tags = tuple(itertools.compress((RARE, COMMON), tagged[row]))
+                tags = tuple(itertools.compress((*RARE, COMMON), tagged[row]))
                 record, entries = self._described(first + row, name, " ".join(caption), tags, int(ratings[row]))
                 yield record, entries, rows[ends[row] - counts[row] : ends[row]]
 

@@ -19,9 +19,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[tuple[str, str]]:
+def commands(block: str) -> list[tuple[str, str]]:
     """Each ``$ ibllm ...`` with the output shown below it, which may be left out."""
-    parts = (part.partition("\n") for block in blocks("console") for part in block.split("$ ")[1:])
+    parts = (part.partition("\n") for part in block.split("$ ")[1:])
     return [(command, shown) for command, _, shown in parts if command.startswith("ibllm ")]
 
 
@@ -40,13 +40,15 @@ def test_python_runs_and_prints_what_its_comments_say(code: str) -> None:
     assert output.getvalue().splitlines() == re.findall(r"^ *print\(.*\)  # (.+)$", code, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("command", "shown"), commands())
-def test_commands_run_and_print_what_is_shown(command: str, shown: str) -> None:
-    done = subprocess.run([IBLLM, *shlex.split(command)[1:]], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert not shown or done.stdout == shown
+@pytest.mark.parametrize("block", blocks("console"))
+def test_commands_run_one_after_the_other_and_print_what_is_shown(block: str) -> None:
+    for command, shown in commands(block):
+        words = [IBLLM, *shlex.split(command)[1:]]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        assert (command, done.returncode, done.stderr) == (command, 0, "")
+        assert not shown or done.stdout == shown
 
 
 def test_readme_has_code_and_commands() -> None:
     assert len(blocks("python")) >= 3
-    assert len(commands()) >= 4
+    assert sum(len(commands(block)) for block in blocks("console")) >= 7

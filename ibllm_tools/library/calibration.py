@@ -95,7 +95,9 @@ class Calibration:
         expected, variance = 0.0, 0.0
         if self.fallback.size:
             expected = float(query @ self.baselines.get(modality, self.fallback))
-            variance = float(np.square(self.deviations @ query).sum()) * self.relative_variances.get(modality, 1.0)
+            # einsum stays in this thread: BLAS would wake all cores for a moment, and stall searches side by side.
+            shares = np.einsum("re,e->r", self.deviations, query)
+            variance = float(np.square(shares).sum()) * self.relative_variances.get(modality, 1.0)
         variance = max(variance, LEAST_VARIANCE / len(query))
         # float64, in which rounding cannot swap two similarities that differ in float32.
         y = (similarities.astype(np.float64) - expected) / np.sqrt(variance) - MIDPOINT

@@ -55,6 +55,7 @@ class SourceRecord(BaseModel):
     counts: dict[Modality, int] = Field(description="Number of segments per modality.")
     failed: int = Field(default=0, description="Segments that could not be encoded.")
     labels: str = Field(default="", description="Identifies the title, tags, metadata and captions it was given.")
+    complete: bool = Field(default=True, description="False when entries were found missing: it is indexed again.")
     seconds: float | None = Field(default=None, description="Length of a sound or video.")
 
     def ids(self) -> dict[Modality, list[str]]:

@@ -29,6 +29,9 @@ from ibllm_tools.store.segments import Segment, SegmentSettings, segments
 Known = Callable[[str, Sequence[tuple[str, Modality]]], set[str]]
 """Those of a content's entries, given by id and modality, that need not be encoded."""
 
+UNIT_TOLERANCE = 0.01
+"""By which the length of a unit vector may differ from 1."""
+
 
 class Facts(BaseModel):
     """What a file is; plain data, which other machines can send."""
@@ -137,8 +140,8 @@ def encode(
         assert first.facts is not None  # what has segments has facts
         assert first.attachment is not None  # and has been opened
         segment = first.waiting.popleft()
-        picture = partial(_thumbnail, first.attachment, segment, limits)
-        yield Encoded(first.task, first.facts, segment, vector, picture)
+        picture = partial(segment_thumbnail, first.attachment, segment, limits)
+        yield Encoded(first.task, first.facts, segment, _usable(vector, first.facts, embedder.dimension), picture)
     yield from _settled(plan)
 
 
@@ -193,7 +196,20 @@ def _settled(plan: deque[_Planned]) -> Iterator[Event]:
             yield Failed(first.task, CorruptMediaError(reason), first.facts)
 
 
-def _thumbnail(attachment: Attachment, segment: Segment, limits: Limits) -> bytes | None:
+def _usable(vector: NDArray[np.float32] | IbllmError, facts: Facts, dimension: int) -> NDArray[np.float32] | IbllmError:
+    """What came of a segment, unless that is no unit vector: Chroma would keep it, and answer with it."""
+    if isinstance(vector, IbllmError) or (
+        vector.shape == (dimension,) and abs(float(np.linalg.norm(vector)) - 1) < UNIT_TOLERANCE
+    ):
+        return vector
+    return CorruptMediaError(
+        f"{facts.name}: the encoder gave no unit vector of width {dimension} for it (shape {vector.shape}, length "
+        f"{float(np.linalg.norm(vector)):g}); check the file, or use another dtype"
+    )
+
+
+def segment_thumbnail(attachment: Attachment, segment: Segment, limits: Limits) -> bytes | None:
+    """A small picture of a segment; ``None`` where there is none."""
     try:
         return thumbnail(
             attachment.source,

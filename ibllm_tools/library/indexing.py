@@ -3,24 +3,23 @@
 Thumbnails are kept and batches written in threads of their own, while the model works on what comes next.
 """
 
-import hashlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibllm_tools.attachments import AttachmentStore
-from ibllm_tools.errors import AttachmentError, IbllmError, one_line
+from ibllm_tools.errors import IbllmError, one_line
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, entries_of, to_record
+from ibllm_tools.library.comparing import Labels
 from ibllm_tools.library.encoding import Encoded, Event, Facts, Failed, Finished, Identified
-from ibllm_tools.library.entry import Entry, IndexFailure, checked_metadata, checked_tags
+from ibllm_tools.library.entry import Entry, IndexFailure
 from ibllm_tools.library.scanning import Task
 from ibllm_tools.media.sniff import Modality
 
@@ -39,60 +38,16 @@ class Captioner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What the user says of the sources of one call.
-
-    Attributes:
-        title: of every source; by default the file's name.
-        tags: of every entry.
-        metadata: of every entry, or what gives that of a source.
-        caption: of every entry, or whether the model writes one.
-    """
-
-    title: str | None = None
-    tags: Sequence[str] = ()
-    metadata: Mapping[str, Any] | Callable[[str], Mapping[str, Any]] = field(default_factory=dict)
-    caption: str | bool = False
-
-    def of(self, source: str) -> "SourceLabels":
-        """Those of one source.
-
-        Raises:
-            InvalidRequestError: they cannot be stored.
-        """
-        given = self.metadata(source) if callable(self.metadata) else self.metadata
-        return SourceLabels(self.title, checked_tags(self.tags), checked_metadata(given or {}), self.caption)
-
-
-@dataclass(frozen=True)
-class SourceLabels:
-    """What the user says of one source."""
-
-    title: str | None
-    tags: tuple[str, ...]
-    metadata: dict[str, Any]
-    caption: str | bool
-
-    @property
-    def digest(self) -> str:
-        """Identifies them; empty where nothing is said."""
-        said = [self.title, list(self.tags), self.metadata, self.caption]
-        if said == [None, [], {}, False]:
-            return ""
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
 @dataclass
 class _Source:
     """A source on its way."""
 
     facts: Facts
     known: frozenset[str]
-    labels: SourceLabels
+    labels: Labels
     previous: SourceRecord | None
     encoded: int = 0
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[IbllmError] = field(default_factory=list)
 
 
 @dataclass
@@ -121,7 +76,7 @@ class Indexing:
         attachments: where thumbnails go; without one there are none.
         labels: what the user says of the sources.
         previous: the records that the sources had before.
-        captioner: writes the captions, where any are asked for.
+        captioner: writes captions; without one there are none but those that were given.
         strict: whether the first failure is raised.
         progress: told the number of sources that are done.
     """
@@ -131,7 +86,7 @@ class Indexing:
         catalogue: Catalogue,
         attachments: AttachmentStore | None,
         *,
-        labels: Labels,
+        labels: Mapping[str, Labels],
         previous: Mapping[str, SourceRecord],
         captioner: Captioner | None = None,
         strict: bool = False,
@@ -193,15 +148,15 @@ class Indexing:
     def _begin(self, event: Identified) -> None:
         name = event.task.source
         previous = self._previous.get(name)
-        labels = self._labels.of(name)
-        if previous is not None and not labels.digest:
+        labels = self._labels.get(name, Labels())
+        if previous is not None and labels == Labels():
             labels = self._kept_labels(previous, labels)
         self._open[name] = _Source(event.facts, event.known, labels, previous)
 
-    def _kept_labels(self, previous: SourceRecord, none: SourceLabels) -> SourceLabels:
+    def _kept_labels(self, previous: SourceRecord, none: Labels) -> Labels:
         """What was said of a source before still holds when nothing is said now."""
         entry = self._stored(previous) if previous.labels else None
-        return none if entry is None else SourceLabels(entry.title, entry.tags, entry.metadata, False)
+        return none if entry is None else Labels(entry.title, entry.tags, entry.metadata)
 
     def _stored(self, record: SourceRecord) -> Entry | None:
         """The first entry of a source."""
@@ -214,7 +169,7 @@ class Indexing:
     def _add(self, event: Encoded) -> None:
         source = self._open[event.task.source]
         if isinstance(event.vector, IbllmError):
-            source.reasons.append(str(event.vector))
+            source.reasons.append(event.vector)
             return
         source.encoded += 1
         entry = _entry(event, source.labels)
@@ -230,14 +185,14 @@ class Indexing:
 
     def _finish(self, event: Finished) -> None:
         source = self._open.pop(event.task.source)
-        for reason in dict.fromkeys(source.reasons):
+        for reason in dict.fromkeys(map(str, source.reasons)):
             self.tally.failures.append(IndexFailure(source=event.task.source, reason=one_line(reason, 1000)))
         if source.encoded or source.known:
             self._batch.sources.append((event.task, source))
         else:
             self._progress(1)
         if source.reasons and self._strict:
-            raise AttachmentError(source.reasons[0])
+            raise source.reasons[0]
 
     def _drop(self, event: Failed) -> None:
         """Take back what came of a file before it turned out to be unusable."""
@@ -268,7 +223,7 @@ class Indexing:
 
     def _with_captions(self, entries: list[Entry], vectors: NDArray[np.float32]) -> list[Entry]:
         """The entries, with captions of the model where any are asked for and there is no text."""
-        if self._labels.caption is not True or self._captioner is None or not entries:
+        if self._captioner is None or not entries:
             return entries
         return [
             entry if entry.text is not None else entry.model_copy(update={"caption": caption})
@@ -289,17 +244,17 @@ class Indexing:
                 documents=[document for _, document in records],
             )
         self.tally.entries += len(entries)
-        records = []
+        settled = []
         for task, source in batch.sources:
             record, previous = _record(task, source), source.previous
             if previous is not None and _content(previous) != _content(record):
                 self._replacing.append((record, previous))
             else:
                 self._settle_source(record, source)
-                records.append(record)
-        self._catalogue.record(records)
+                settled.append(record)
+        self._catalogue.record(settled)
         self._catalogue.changed()
-        self._progress(len(records))
+        self._progress(len(settled))
 
     def _replace(self) -> None:
         """Record the sources that have new content, and delete what they had before.
@@ -367,7 +322,7 @@ class Indexing:
 
 def _relabelled(entry: Entry, record: SourceRecord, source: _Source) -> Entry:
     labels = source.labels
-    told = bool(labels.digest)
+    told = labels != Labels()
     caption = labels.caption if isinstance(labels.caption, str) else entry.caption
     return entry.model_copy(
         update={
@@ -380,7 +335,7 @@ def _relabelled(entry: Entry, record: SourceRecord, source: _Source) -> Entry:
     )
 
 
-def _entry(event: Encoded, labels: SourceLabels) -> Entry:
+def _entry(event: Encoded, labels: Labels) -> Entry:
     facts, segment = event.facts, event.segment
     seen = segment.modality != "audio"
     return Entry(

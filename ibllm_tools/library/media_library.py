@@ -2,7 +2,8 @@
 
 import builtins
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -18,25 +19,31 @@ from ibllm_tools.library.catalogue import (
     MODALITIES,
     Catalogue,
     SourceRecord,
-    encoding_key,
     entries_of,
     modality_of,
 )
-from ibllm_tools.library.encoding import encode
+from ibllm_tools.library.compaction import Compaction, compact, complete_swap, size_on_disk
+from ibllm_tools.library.comparing import Labelling, Metadata, compare
+from ibllm_tools.library.encoding import Event, encode
 from ibllm_tools.library.entry import Entry, Hit, IndexReport, LibraryStats
 from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
-from ibllm_tools.library.indexing import Captioner, Indexing, Labels
+from ibllm_tools.library.indexing import Captioner, Indexing
+from ibllm_tools.library.references import references
 from ibllm_tools.library.scanning import Task, scan
 from ibllm_tools.library.searching import Searcher, Wanted
+from ibllm_tools.library.verification import LibraryCheck, Verification
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import Modality
-from ibllm_tools.store.chroma import SQLITE_FILE, VectorDatabase, Where, is_server
+from ibllm_tools.store.chroma import VectorDatabase, Where
+from ibllm_tools.store.chroma_engine import is_server
+from ibllm_tools.store.database_file import SQLITE_FILE
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.segments import DEFAULT_SETTINGS, SegmentSettings
 
 Ranking = Literal["similarity", "words", "hybrid"]
+Engine = Literal["local", "ray"]
 DATABASE_FOLDER, ATTACHMENT_FOLDER = "chroma", "attachments"
 Query = str | Path | Attachment | Entry | NDArray[np.float32]
 """Text, a file, an attachment, an ``att://`` handle, an entry or hit of the library, or a vector (E,)."""
@@ -108,6 +115,7 @@ class MediaLibrary:
         if location is not None and not is_server(location):
             place = Path(location).expanduser() / DATABASE_FOLDER
             attachments = Path(location).expanduser() / ATTACHMENT_FOLDER if attachments is None else attachments
+            complete_swap(place)
             if (embedder is None or not create) and not (place / SQLITE_FILE).exists():
                 raise StoreError(f"{location}: no library there; index something into it first, or correct the path")
         database = VectorDatabase.open(place, keep_log=True)
@@ -145,10 +153,11 @@ class MediaLibrary:
         texts: Sequence[str] = (),
         title: str | None = None,
         tags: Sequence[str] = (),
-        metadata: Mapping[str, Any] | Callable[[str], Mapping[str, Any]] | None = None,
+        metadata: Metadata | None = None,
         caption: str | bool = False,
         strict: bool = False,
         progress: bool = True,
+        engine: Engine = "local",
     ) -> IndexReport:
         """Index files, folders, globs, attachments and texts.
 
@@ -166,15 +175,19 @@ class MediaLibrary:
             caption: of the sources, or True, and the captioner writes one for every entry that is no text.
             strict: raise the first failure, instead of reporting it.
             progress: draw a bar where the output is a terminal.
+            engine: where it is encoded: in this process, or by actors of ``"ray"``, see docs/scale.md.
 
         Raises:
-            InvalidRequestError: titles, tags or metadata that cannot be stored; captions without a captioner.
+            InvalidRequestError: titles, tags or metadata that cannot be stored; captions without a captioner; Ray with
+                an encoder that was not loaded from anywhere, or with a cluster that is not there.
+            MissingExtraError: Ray is not installed.
             StoreError: it cannot be written: a full disk, a server that does not answer.
             IbllmError: with ``strict``, why the first source cannot be used.
         """
+        if engine not in get_args(Engine):
+            raise InvalidRequestError(f"engine {one_line(engine)!r}, expected one of {', '.join(get_args(Engine))}")
         began = time.perf_counter()
-        labels = Labels(title, tags, metadata or {}, caption)
-        labels.of("")
+        labelling = Labelling(title, tags, metadata, caption)
         if caption is True and self.captioner is None:
             raise InvalidRequestError("caption=True without a captioner; open the library with captioner=assistant")
         found = scan(
@@ -184,26 +197,26 @@ class MediaLibrary:
         )
         bar: Any = tqdm(total=len(found.tasks), unit="source", disable=None if progress else True)
         with bar:
-            previous, waiting = self._compared(found.tasks, labels)
-            unchanged = len(found.tasks) - len(waiting)
-            bar.update(unchanged)
+            todo = compare(found.tasks, self.catalogue, labelling, self.settings)
+            bar.update(todo.unchanged)
             with Indexing(
                 self.catalogue,
                 self.attachments,
-                labels=labels,
-                previous=previous,
-                captioner=self.captioner,
+                labels=todo.labels,
+                previous=todo.previous,
+                captioner=self.captioner if caption is True else None,
                 strict=strict,
                 progress=bar.update,
             ) as indexing:
-                for refusal in found.refusals:
+                for refusal in [*found.refusals, *todo.refusals]:
                     indexing.refuse(refusal.source, refusal.error)
-                indexing.take(encode(waiting, self.embedder, self.settings, limits=self.limits, known=self._known))
+                with closing(self._events(todo.waiting, engine)) as events:
+                    indexing.take(events)
         tally = indexing.tally
         return IndexReport(
             added=tally.added,
             changed=tally.changed,
-            unchanged=tally.unchanged + unchanged,
+            unchanged=tally.unchanged + todo.unchanged,
             moved=tally.moved,
             ignored=found.ignored,
             entries=tally.entries,
@@ -363,14 +376,80 @@ class MediaLibrary:
         return self._remove(list(self.catalogue.recorded(names).values()))
 
     def prune(self) -> builtins.list[str]:
-        """Remove the sources whose files have gone, and thumbnails that nothing refers to; the sources' names."""
+        """Remove the sources whose files have gone, and what nothing refers to in the library's own attachment store.
+
+        What was put there or opened within a day stays: someone may be about to refer to it. A store that was passed to
+        :meth:`open` is left alone, for others may use it.
+
+        Returns:
+            The names of the sources.
+
+        Raises:
+            StoreError: the library or its store cannot be written.
+        """
         gone = [
             record
             for record in self.sources()
             if not record.source.startswith("att://") and not Path(record.source).exists()
         ]
         self._remove(gone)
+        if self.attachments is not None and self.folder is not None:
+            own = self.folder / ATTACHMENT_FOLDER
+            if own.exists() and own.samefile(self.attachments.folder):
+                self.attachments.collect(references(self.catalogue.database))
         return [record.source for record in gone]
+
+    def verify(self, *, repair: bool = False, progress: bool = True) -> LibraryCheck:
+        """Check that everything is there: indexes, entries, sources, thumbnails and attachments.
+
+        Indexes are compared with the log that they are made from; on a server that is the server's business. Everything
+        in the attachment store is read, and the files of sources whose time has changed. Nothing else may use the
+        library meanwhile.
+
+        Args:
+            repair: make broken indexes anew from their log and thumbnails from their sources, remove entries of no
+                source and damaged attachments, and have incomplete sources indexed again by the next run.
+            progress: draw a bar where the output is a terminal.
+
+        Returns:
+            How it is now, and what was repaired.
+
+        Raises:
+            StoreError: the library cannot be read, or is open elsewhere in this process too.
+        """
+        verification = Verification(
+            self.catalogue,
+            self.attachments,
+            location=self.location,
+            opened=self.attachment,
+            limits=self.limits,
+            progress=progress,
+        )
+        return verification.repair() if repair else verification.check()
+
+    def compact(self, *, progress: bool = True) -> Compaction:
+        """Build the database anew, without what was deleted; nothing else may use the library meanwhile.
+
+        It needs the room of the new one until the old one is replaced. A kill leaves one of them, whole.
+
+        Args:
+            progress: draw a bar where the output is a terminal.
+
+        Raises:
+            StoreError: it lies on a server or in memory; an index is broken; the disk is full; it is open elsewhere in
+                this process too. The old database stays then.
+        """
+        place, name = self.catalogue.database.folder, self.catalogue.name
+        if place is None:
+            raise StoreError(
+                f"{self.location}: no folder, so there is nothing to compact; on a server use `chroma vacuum`"
+            )
+        try:
+            return compact(self.catalogue.database, place, progress=progress)
+        finally:
+            self.catalogue.database.close()
+            self.catalogue = Catalogue.open(VectorDatabase.open(place, keep_log=True), name)
+            self._searcher = Searcher(self.catalogue)
 
     def export(
         self, folder: str | Path, *, files: bool = False, overwrite: bool = False, progress: bool = True
@@ -443,7 +522,7 @@ class MediaLibrary:
             entries={modality: len(self.catalogue.entries(modality)) for modality in self.catalogue.modalities()},
             seconds=seconds,
             source_bytes=size,
-            database_bytes=None if self.folder is None else _bytes_below(self.folder / DATABASE_FOLDER),
+            database_bytes=None if self.folder is None else size_on_disk(self.folder / DATABASE_FOLDER),
             attachments=0 if kept is None else kept.attachments,
             attachment_bytes=0 if kept is None else kept.bytes,
         )
@@ -483,28 +562,21 @@ class MediaLibrary:
         self.attachments.put(attachment)
         return attachment
 
-    def _compared(self, tasks: Sequence[Task], labels: Labels) -> tuple[dict[str, SourceRecord], builtins.list[Task]]:
-        """The records that the tasks' sources have, and those of the tasks that there is something to do for."""
-        previous: dict[str, SourceRecord] = {}
-        waiting = []
-        for start in range(0, len(tasks), PAGE):
-            part = tasks[start : start + PAGE]
-            records = self.catalogue.recorded([task.source for task in part])
-            for task in part:
-                record = records.get(task.source)
-                if record is None or not self._is_current(task, record, labels):
-                    waiting.append(task)
-            previous |= records
-        return previous, waiting
+    def _events(self, tasks: Sequence[Task], engine: Engine) -> Generator[Event, None, None]:
+        if engine == "local":
+            yield from encode(tasks, self.embedder, self.settings, limits=self.limits, known=self._known)
+            return
+        from ibllm_tools.library.ray_engine import encode_on_ray
 
-    def _is_current(self, task: Task, record: SourceRecord, labels: Labels) -> bool:
-        if task.path is None:
-            same = task.attachment is not None and task.attachment.sha256 == record.sha256
-        else:
-            same = (task.size, task.modified) == (record.size, record.modified)
-        digest = labels.of(task.source).digest
-        key = encoding_key(self.catalogue.fingerprint, record.modality, self.settings)
-        return same and record.key == key and digest in ("", record.labels)
+        yield from encode_on_ray(
+            tasks,
+            self.embedder,
+            self.settings,
+            limits=self.limits,
+            known=self._known,
+            recorded=((record.sha256, record.key) for record in self.sources()),
+            attachments=self.attachments,
+        )
 
     def _known(self, sha256: str, entries: Sequence[tuple[str, Modality]]) -> set[str]:
         present = set(self.catalogue.modalities())
@@ -601,7 +673,3 @@ def _source_name(source: str | Path | Entry) -> str:
     return (
         source if isinstance(source, str) and source.startswith("att://") else str(Path(source).expanduser().resolve())
     )
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

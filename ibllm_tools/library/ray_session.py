@@ -1,7 +1,7 @@
 """Ray for the length of one run: the one that is there, or one that is started and ended; quiet, and without telemetry.
 
-With RAY_ADDRESS set, or where ``ray start`` has been called on this machine, that cluster is joined. Otherwise Ray is
-started on this machine. One that the program has joined already is used, and left as it is.
+With RAY_ADDRESS set, that cluster is joined; otherwise Ray is started on this machine. One that the program has joined
+already is used, and left as it is.
 """
 
 import logging
@@ -28,6 +28,7 @@ QUIET = {
 }
 ANNOUNCEMENT = re.compile(rb"Set ray log level from environment variable")
 """What it says, even so, when it is told to be quiet."""
+LOCAL = "local"
 STDERR = 2
 PATIENCE = 10.0
 """Seconds in which a cluster must answer."""
@@ -74,20 +75,22 @@ def ray_session() -> Iterator[None]:
 
 
 def _start() -> None:
-    place = os.environ.get("RAY_ADDRESS", "")
+    place = os.environ.get("RAY_ADDRESS") or LOCAL
     _require_answer(place)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     added = {name: value for name, value in QUIET.items() if name not in os.environ}
     os.environ.update(added)
     try:
         with _stderr_without(ANNOUNCEMENT):
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, include_dashboard=False)
+            # Without an address Ray would look for the last cluster on this machine, also one that has crashed since.
+            ray.init(place, log_to_driver=False, logging_level=logging.CRITICAL, include_dashboard=False)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
         reason = one_line(error, 300) or type(error).__name__
         raise InvalidRequestError(
-            f"RAY_ADDRESS={place}: no Ray cluster that can be joined ({reason}); correct or unset it"
-            if place
+            f"RAY_ADDRESS={place}: no Ray cluster that can be joined ({reason}); correct or unset it, or set "
+            "RAY_AUTH_MODE=token where the cluster wants Ray's token"
+            if place != LOCAL
             else f"Ray cannot be started here ({reason}); index without it, or set RAY_ADDRESS"
         ) from error
     finally:

@@ -38,7 +38,7 @@ PROBE, PROBED = 20, 400
 """Nearest entries whose metadata is read to filter them: at first, and at most."""
 COMMON = 0.2
 """Share of them that pass from which that is quicker than looking up all entries that pass."""
-READING = 5
+READING = 8
 """Nearest entries for which it is worth to read the vector of one that passes: reading takes longer, but only once."""
 REMEMBERED = 64 << 20
 """Bytes of entries that passed filters, at most; they are forgotten when the library changes."""
@@ -328,7 +328,8 @@ class _Nearest:
             selection = _Selection(selection.ids, tuple(records.ids), records.vectors)
             self._derived.remember(key, selection)
         assert selection.vectors is not None  # read just now
-        records = Records(list(selection.order), selection.vectors, scores=selection.vectors @ self._query)
+        scores = np.einsum("ne,e->n", selection.vectors, self._query)  # in this thread, as calibration does
+        records = Records(list(selection.order), selection.vectors, scores=scores)
         return self._reached(modality, records, None, True)
 
     def _reached(self, modality: Modality, records: Records, passed: Sequence[int] | None, exhausted: bool) -> _Reached:

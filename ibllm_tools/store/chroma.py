@@ -2,45 +2,33 @@
 
 Facts about Chroma (1.5) that shape this file:
 
-- Two processes that write one folder lose data without any error, so a process takes an exclusive lock on it. Within
-  a process Chroma shares one engine between all clients of a folder, so there it may be opened as often as one likes.
-  A forked child would hang in the engine of its parent, so there every call is refused.
-- All in-memory clients of a process share one engine too, and refuse to start beside one with other settings. An
-  in-memory database therefore gets an engine of its own, and neither disturbs nor sees anybody else's.
-- An HttpClient holds a second connection that nobody can close, so a server is spoken to through its engine as well.
+- A forked child would hang in the engine of its parent, so there every call is refused.
 - A stored collection can name an embedding function, which Chroma would instantiate on some accesses
   (`.configuration`, `query_texts`). Only explicit embeddings and `configuration_json` are used here.
 - `get` returns records in an order of its own, and a query for NaN finds anything.
-- What was written goes through a log, of which Chroma forgets what its index on disk contains. A process that is killed
-  while it writes the index can leave one that is broken; with the whole log kept, it can be made anew.
+- What was written goes through a log, of which Chroma forgets what its index on disk contains, unless all is kept.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibllm_tools.errors import EncoderMismatchError, IbllmError, InvalidRequestError, StoreError
-from ibllm_tools.store.folder_lock import own_folder
+from ibllm_tools.errors import EncoderMismatchError, InvalidRequestError, StoreError
+from ibllm_tools.store.chroma_engine import Engine, as_store_errors, is_server, open_engine
+from ibllm_tools.store.folder_lock import distrust, owners
 
 if TYPE_CHECKING:
-    from chromadb.api import ServerAPI
-    from chromadb.api.client import Client
     from chromadb.api.collection_configuration import CreateCollectionConfiguration
     from chromadb.api.models.Collection import Collection
-    from chromadb.config import Settings
 
-SQLITE_FILE = "chroma.sqlite3"
 Metadata = Mapping[str, Any]
 Where = Mapping[str, Any]
 """A filter in Chroma's language: ``{"tag": "x"}``, ``{"$and": [...]}``, ``{"year": {"$gte": 2020}}``."""
@@ -75,9 +63,9 @@ class Records:
 class VectorDatabase:
     """A Chroma database: an embedded folder, a server, or memory. Made by :meth:`open`."""
 
-    def __init__(self, engine: _Engine, location: str) -> None:
+    def __init__(self, engine: Engine, location: str) -> None:
         self.location = location
-        self._engine: _Engine | None = engine
+        self._engine: Engine | None = engine
         self._process = os.getpid()
 
     @classmethod
@@ -94,14 +82,12 @@ class VectorDatabase:
             StoreError: the location cannot be used.
         """
         place = "memory" if location is None else str(location)
-        with as_store_errors(place, "opening"):
-            if location is None:
-                engine = _open_in_memory()
-            elif is_server(place):
-                engine = _open_on_server(place)
-            else:
-                engine = _open_folder(Path(place), keep_log)
-        return cls(engine, place)
+        return cls(open_engine(location, keep_log=keep_log), place)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where an embedded one lies; ``None`` on a server and in memory."""
+        return None if is_server(self.location) or self.location == "memory" else Path(self.location)
 
     def collection(
         self,
@@ -184,6 +170,25 @@ class VectorDatabase:
         """
         self._opened().unload()
 
+    @contextmanager
+    def offline(self) -> Iterator[Path]:
+        """Stop the engine of a folder for work on its files; it starts again afterwards. Nobody may use it meanwhile.
+
+        Raises:
+            StoreError: somebody else in this process has it open too.
+        """
+        engine, folder = self._opened(), Path(self.location)
+        if owners(folder) > 1:
+            raise StoreError(f"{folder}: opened twice in this process; close the other one first")
+        engine.server.stop()
+        self._engine = None
+        try:
+            yield folder
+        finally:
+            with as_store_errors(self.location, "opening"):
+                engine.server.start()
+            self._engine = engine
+
     def close(self) -> None:
         """Release the engine and the folder's lock; what was in memory is gone. Closing twice does nothing."""
         engine, self._engine = self._engine, None
@@ -196,7 +201,21 @@ class VectorDatabase:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _opened(self) -> _Engine:
+    @contextmanager
+    def doing(self, action: str) -> Iterator[None]:
+        """Turn what Chroma throws into a StoreError; a folder is looked at more closely then when it is opened again.
+
+        A disk that is full while an index is written leaves it as broken as a kill.
+        """
+        try:
+            with as_store_errors(self.location, action):
+                yield
+        except StoreError:
+            if self.folder is not None:
+                distrust(self.folder)
+            raise
+
+    def _opened(self) -> Engine:
         if self._engine is None:
             raise StoreError(f"{self.location}: the store is closed; open it again")
         if self._process != os.getpid():
@@ -236,10 +255,16 @@ class VectorCollection:
         """What it said of itself when it was opened, or has been told to since."""
         return dict(self._collection.metadata or {})
 
+    @property
+    def index(self) -> HnswSettings:
+        """How it is indexed."""
+        stored = self._collection.configuration_json.get("hnsw") or {}
+        return HnswSettings(**{key: stored[key] for key in HnswSettings._fields if key in stored})
+
     def describe(self, metadata: Metadata) -> None:
         """Change what it says of itself; keys that are not named stay."""
         opened, _ = self._opened()
-        with as_store_errors(self.location, "writing"):
+        with self.database.doing("writing"):
             opened.modify(metadata={**self.metadata, **metadata})
 
     def upsert(
@@ -259,7 +284,7 @@ class VectorCollection:
         opened, batch = self._opened()
         if not np.isfinite(vectors).all():
             raise InvalidRequestError(f"{self.name}: a vector with NaN or infinite values, expected finite ones")
-        with as_store_errors(self.location, "writing"):
+        with self.database.doing("writing"):
             for start in range(0, len(ids), batch):
                 part = slice(start, start + batch)
                 opened.upsert(
@@ -283,7 +308,7 @@ class VectorCollection:
         function of its own.
         """
         opened, batch = self._opened()
-        with as_store_errors(self.location, "writing"):
+        with self.database.doing("writing"):
             for start in range(0, len(ids), batch):
                 part = slice(start, start + batch)
                 opened.update(
@@ -296,7 +321,7 @@ class VectorCollection:
     def delete(self, ids: Sequence[str]) -> None:
         """Remove records; ids that are not there are passed over."""
         opened, batch = self._opened()
-        with as_store_errors(self.location, "deleting"):
+        with self.database.doing("deleting"):
             for start in range(0, len(ids), batch):
                 opened.delete(ids=list(ids[start : start + batch]))
 
@@ -304,7 +329,7 @@ class VectorCollection:
         """Those of the ids that are stored."""
         opened, batch = self._opened()
         found: set[str] = set()
-        with as_store_errors(self.location, "reading"):
+        with self.database.doing("reading"):
             for start in range(0, len(ids), batch):
                 found |= set(opened.get(ids=list(ids[start : start + batch]), include=[])["ids"])
         return found
@@ -328,7 +353,7 @@ class VectorCollection:
             include: of ``"embeddings"``, ``"metadatas"`` and ``"documents"``.
         """
         opened, _ = self._opened()
-        with as_store_errors(self.location, "reading"):
+        with self.database.doing("reading"):
             found = opened.get(
                 where=cast("Any", where),
                 where_document=cast("Any", contains),
@@ -342,7 +367,7 @@ class VectorCollection:
         """Records by their ids, in the order of the ids; those that are not there are missing."""
         opened, batch = self._opened()
         parts = []
-        with as_store_errors(self.location, "reading"):
+        with self.database.doing("reading"):
             for start in range(0, len(ids), batch):
                 found = opened.get(ids=list(ids[start : start + batch]), include=cast("Any", list(include)))
                 parts.append(self._records(found, found["ids"]))
@@ -368,7 +393,7 @@ class VectorCollection:
             include: as in :meth:`find`.
         """
         opened, _ = self._opened()
-        with as_store_errors(self.location, "searching"):
+        with self.database.doing("searching"):
             found: Any = opened.query(
                 query_embeddings=vector[None],
                 n_results=k,
@@ -391,13 +416,13 @@ class VectorCollection:
             B arrays (min(k, N), E), nearest first.
         """
         opened, _ = self._opened()
-        with as_store_errors(self.location, "searching"):
+        with self.database.doing("searching"):
             found = opened.query(query_embeddings=queries, n_results=k, include=["embeddings"])["embeddings"]
         return [np.asarray(rows, dtype=np.float32).reshape(-1, self.dimension) for rows in found or []]
 
     def __len__(self) -> int:
         opened, _ = self._opened()
-        with as_store_errors(self.location, "counting"):
+        with self.database.doing("counting"):
             return opened.count()
 
     def _records(self, found: Mapping[str, Any], ids: Sequence[str]) -> Records:
@@ -411,88 +436,6 @@ class VectorCollection:
 
     def _opened(self) -> tuple[Collection, int]:
         return self._collection, self.database._opened().batch
-
-
-def is_server(location: str | Path | None) -> bool:
-    """Whether a location is the URL of a Chroma server."""
-    return str(location).startswith(("http://", "https://"))
-
-
-class _Engine(NamedTuple):
-    server: ServerAPI
-    batch: int  # records that one call may write
-    close: Callable[[], None]
-    unload: Callable[[], None] = lambda: None
-
-
-def _open_in_memory() -> _Engine:
-    from chromadb.api.rust import RustBindingsAPI
-    from chromadb.config import System
-
-    with ExitStack() as opened:
-        system = System(_settings())
-        server = system.instance(RustBindingsAPI)
-        system.start()
-        opened.callback(system.stop)
-        return _Engine(server, server.get_max_batch_size(), opened.pop_all().close)
-
-
-def _open_on_server(url: str) -> _Engine:
-    from chromadb.api.fastapi import FastAPI
-    from chromadb.config import System
-
-    parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    settings = _settings(
-        chroma_api_impl="chromadb.api.fastapi.FastAPI",
-        chroma_server_host=parts.hostname,
-        chroma_server_http_port=parts.port or (443 if secure else 8000),
-        chroma_server_ssl_enabled=secure,
-    )
-    with ExitStack() as opened:
-        system = System(settings)
-        server = system.instance(FastAPI)
-        opened.callback(server._session.close)  # Chroma leaves its connections to the garbage collector
-        system.start()
-        opened.callback(system.stop)
-        return _Engine(server, server.get_max_batch_size(), opened.pop_all().close)
-
-
-def _open_folder(folder: Path, keep_log: bool) -> _Engine:
-    with ExitStack() as opened:
-        opened.callback(own_folder(folder))
-        if keep_log and not (folder / SQLITE_FILE).exists():
-            _client(folder).close()  # makes the tables
-            _keep_log(folder / SQLITE_FILE)
-        client = _client(folder)
-        opened.callback(client.close)
-        server = client._server
-        return _Engine(server, client.get_max_batch_size(), opened.pop_all().close, lambda: _restart(server))
-
-
-def _restart(server: ServerAPI) -> None:
-    server.stop()
-    server.start()
-
-
-def _client(folder: Path) -> Client:
-    from chromadb import PersistentClient
-
-    return cast("Client", PersistentClient(folder.resolve(), settings=_settings()))
-
-
-def _keep_log(file: Path) -> None:
-    """Chroma reads this setting from its tables, and offers no other way to it."""
-    with closing(sqlite3.connect(file)) as connection, connection:
-        (stored,) = connection.execute("SELECT config_json_str FROM embeddings_queue_config").fetchone()
-        wanted = json.dumps({**json.loads(stored), "automatically_purge": False})
-        connection.execute("UPDATE embeddings_queue_config SET config_json_str = ?", (wanted,))
-
-
-def _settings(**options: Any) -> Settings:
-    from chromadb.config import Settings
-
-    return Settings(anonymized_telemetry=False, **options)
 
 
 def _configuration(index: HnswSettings) -> CreateCollectionConfiguration:
@@ -518,18 +461,3 @@ def _check(collection: Collection, place: str, identity: dict[str, Any]) -> None
     index = collection.configuration_json.get("hnsw") or collection.configuration_json.get("spann") or {}
     if index.get("space") != "ip":
         raise StoreError(f"{place} measures {index.get('space')!r} instead of the inner product; build it again")
-
-
-@contextmanager
-def as_store_errors(place: str, action: str) -> Iterator[None]:
-    """Turn what Chroma and its connection throw into one StoreError about what was being done."""
-    import httpx
-    from chromadb.errors import ChromaError
-
-    try:
-        yield
-    except IbllmError:
-        raise
-    except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(f"{place}: {action} failed: {reason}") from error

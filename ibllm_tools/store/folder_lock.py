@@ -4,20 +4,28 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ibllm_tools.errors import StoreError, StoreLockedError
 
 LOCK_FILE = ".ibllm.lock"
 
-_owned: dict[tuple[int, Path], tuple[int, int]] = {}  # (process, folder) -> (file descriptor, number of owners)
+_owned: dict[tuple[int, Path], "_Ownership"] = {}  # (process, folder)
 _owned_guard = threading.Lock()
 
 
-def own_folder(folder: Path) -> Callable[[], None]:
+def own_folder(folder: Path, *, left: Callable[[], object] = lambda: None) -> Callable[[], None]:
     """Make this process the only owner of a folder, which is created where it is missing.
 
     The same process may own it several times over; it gives it back with the last release.
+
+    Args:
+        folder: what is owned.
+        left: called first of all, when the owner before this process ended without giving it back, because it was
+            killed or did not bother, or was told to :func:`distrust` it. What it raises is raised, and the folder is
+            not owned then.
 
     Returns:
         What gives it back. The operating system does so too when the process ends, however it ends.
@@ -30,8 +38,9 @@ def own_folder(folder: Path) -> Callable[[], None]:
         folder.mkdir(parents=True, exist_ok=True)
         key = (os.getpid(), folder.resolve())  # a forked child is another process, though it inherits the table
         with _owned_guard:
-            descriptor, owners = _owned.get(key) or (_lock(folder), 0)
-            _owned[key] = (descriptor, owners + 1)
+            if key not in _owned:
+                _owned[key] = _Ownership(_lock(folder, left))
+            _owned[key].owners += 1
     except OSError as error:
         raise StoreError(
             f"{folder}: {error.strerror or error}; a store needs a folder that can be written to"
@@ -39,16 +48,43 @@ def own_folder(folder: Path) -> Callable[[], None]:
 
     def release() -> None:
         with _owned_guard:
-            descriptor, owners = _owned.pop(key)
-            if owners > 1:
-                _owned[key] = (descriptor, owners - 1)
-            else:
-                os.close(descriptor)
+            owned = _owned[key]
+            owned.owners -= 1
+            if owned.owners:
+                return
+            del _owned[key]
+            with suppress(OSError):  # a full disk; the next owner takes more care then than it needs
+                if not owned.distrusted:
+                    os.ftruncate(owned.descriptor, 0)
+            os.close(owned.descriptor)
 
     return release
 
 
-def _lock(folder: Path) -> int:
+def owners(folder: Path) -> int:
+    """How many times over this process owns a folder."""
+    with _owned_guard:
+        owned = _owned.get((os.getpid(), folder.resolve()))
+        return 0 if owned is None else owned.owners
+
+
+def distrust(folder: Path) -> None:
+    """Have the next owner of a folder called as if it had been left, for something went wrong in it."""
+    with _owned_guard:
+        owned = _owned.get((os.getpid(), folder.resolve()))
+        if owned is not None:
+            owned.distrusted = True
+
+
+@dataclass
+class _Ownership:
+    descriptor: int
+    owners: int = 0
+    distrusted: bool = False
+
+
+def _lock(folder: Path, left: Callable[[], object]) -> int:
+    """Lock a folder; the lock file names its owner, and is empty when that one has given it back."""
     path = folder / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -62,8 +98,14 @@ def _lock(folder: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+    try:
+        if os.fstat(descriptor).st_size:
+            left()
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ibllm_tools.errors import InvalidRequestError, StoreError, one_line
 from ibllm_tools.store.folder_lock import own_folder
-from ibllm_tools.store.kmeans import nearest_centroids, spherical_kmeans
+from ibllm_tools.store.kmeans import Assignment, spherical_kmeans
 from ibllm_tools.store.sharded_collection import ShardedCollection
 from ibllm_tools.store.unit_vectors import unit
 
@@ -212,10 +212,10 @@ def _assigned(
     staging: Path, vectors: ShardedCollection, centroids: NDArray[np.float32], count: int, progress: bool
 ) -> NDArray[np.int64]:
     """Write the vectors as they come, and return the list of each (N,)."""
-    lists = []
+    lists, assignment = [], Assignment(torch.from_numpy(centroids))
     with (staging / "rows").open("wb") as file, _bar(count, "indexing", progress) as bar:
         for batch in _one_ahead(vectors.batches()):
-            lists.append(nearest_centroids(batch, centroids))
+            lists.append(assignment.lists(batch))
             file.write(batch.astype(np.float16).tobytes())
             bar.update(len(batch))
     return np.concatenate(lists)

@@ -37,7 +37,8 @@ from ibllm_tools.errors import (
     UnsupportedMediaError,
 )
 from ibllm_tools.store.cache_info import CacheInfo, IndexInfo, IndexState
-from ibllm_tools.store.chroma import VectorDatabase, is_server
+from ibllm_tools.store.chroma import VectorDatabase
+from ibllm_tools.store.chroma_engine import is_server
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.prototypes import condense
 from ibllm_tools.store.sharded_collection import SCALE, Content, Scale, ShardedCollection

@@ -133,6 +133,10 @@ class TestAdding:
         library.add(media, metadata=lambda source: {"suffix": Path(source).suffix})
         assert {entry.metadata["suffix"] for entry in library.list()} == {".png", ".wav", ".mp4", ".glb", ".md"}
 
+    def test_metadata_that_cannot_be_stored_costs_its_source_alone(self, library: MediaLibrary, media: Path) -> None:
+        report = library.add(media, metadata=lambda source: {"x": [] if source.endswith(".glb") else [1]})
+        assert (report.added, Path(report.failures[0].source).name) == (4, "box.glb")
+
 
 class TestAddingAgain:
     def test_unchanged_files_are_not_opened(
