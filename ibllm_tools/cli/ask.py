@@ -9,8 +9,6 @@ from ibllm_tools.errors import IbllmError, InvalidRequestError, one_line
 
 if TYPE_CHECKING:
     from ibllm_tools.assistant.answer import Evidence
-    from ibllm_tools.assistant.assistant import Assistant
-    from ibllm_tools.library import MediaLibrary
 
 DESCRIPTION = """\
 Ask a question about files. The answer appears as it is written. Several files are mixed into one impression,
@@ -41,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIBRARY",
         help="answer with what this media library holds, a folder or http://host:port, and say what was found",
     )
-    group.add_argument("--name", default="library", metavar="NAME", help="of the library in its database")
+    shared.add_library_arguments(group)
     group.add_argument("-k", type=int, default=3, metavar="K", help="sources to take from it at most; 3 by default")
     shared.add_answer_arguments(parser)
     shared.add_model_arguments(parser)
@@ -62,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
         files.append(attachment)
     with ExitStack() as opened:
         assistant = opened.enter_context(shared.load_assistant(options))
-        grounding = (
-            {"library": opened.enter_context(_library(options, assistant)), "k": options.k} if options.library else {}
-        )
-        asked = {"weights": weights, **grounding, **shared.sampling(options)}
+        asked = {"weights": weights, "k": options.k, **shared.sampling(options)}
+        if options.library:
+            settings = {"embedder": assistant.embedder, "limits": assistant.access.limits, "create": False}
+            asked["library"] = opened.enter_context(shared.open_library(options, **settings))
         if options.json:
             print(assistant.ask(options.question, *files, **asked).model_dump_json())
             return 0
@@ -76,14 +74,6 @@ def run(options: argparse.Namespace) -> int:
         for evidence in stream.answer.evidence if options.library else ():
             print(f"  {_citation(evidence)}")
     return 0
-
-
-def _library(options: argparse.Namespace, assistant: "Assistant") -> "MediaLibrary":
-    from ibllm_tools.library import MediaLibrary
-
-    return MediaLibrary.open(
-        options.library, embedder=assistant.embedder, name=options.name, limits=assistant.access.limits, create=False
-    )
 
 
 def _citation(evidence: "Evidence") -> str:

@@ -76,7 +76,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_library_arguments(parser: argparse.ArgumentParser) -> None:
+def add_library_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     """Which library, where it is not a whole folder of its own."""
     parser.add_argument("--name", default="library", metavar="NAME", help="of the library in its database; 'library'")
     parser.add_argument(
