@@ -31,8 +31,8 @@ def spherical_kmeans(rows: NDArray[np.float32], count: int, *, iterations: int =
 class Assignment:
     """Says which of the centroids (K, E) a row belongs to.
 
-    All products go through one buffer. A new one for each, of just the size that malloc still takes from its heap, leaves
-    holes there that never close again: 16 KB a row, 16 GB after a million.
+    All products go through one buffer. A new one for each, of just the size that malloc still takes from its heap,
+    leaves holes there that never close again: 16 KB a row, 16 GB after a million.
     """
 
     def __init__(self, centroids: torch.Tensor) -> None:
