@@ -172,6 +172,7 @@ class TestFailures:
         with pytest.raises(CorruptMediaError, match=r"empty\.png"):
             library.add(media, engine="ray", strict=True)
 
+    @pytest.mark.slow
     def test_an_error_that_is_none_of_ours_is_not_lost(
         self, open_library: Callable[..., MediaLibrary], media: Path, notes: Path
     ) -> None:
@@ -254,6 +255,7 @@ class TestAgain:
 
 
 class TestDeath:
+    @pytest.mark.slow
     def test_what_a_dead_actor_was_at_is_repeated(
         self, open_library: Callable[..., MediaLibrary], tmp_path: Path, notes: Path
     ) -> None:
