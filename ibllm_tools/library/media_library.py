@@ -16,7 +16,6 @@ from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
 from ibllm_tools.errors import AttachmentNotFoundError, InvalidRequestError, StoreError, one_line
 from ibllm_tools.library.absent_encoder import AbsentEncoder
 from ibllm_tools.library.catalogue import (
-    MODALITIES,
     Catalogue,
     SourceRecord,
     entries_of,
@@ -30,6 +29,7 @@ from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing
+from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, at_least_one, modalities, share
 from ibllm_tools.library.references import references
 from ibllm_tools.library.scanning import Task, scan
 from ibllm_tools.library.searching import Searcher, Wanted
@@ -45,8 +45,6 @@ from ibllm_tools.store.segments import DEFAULT_SETTINGS, SegmentSettings
 Ranking = Literal["similarity", "words", "hybrid"]
 Engine = Literal["local", "ray"]
 DATABASE_FOLDER, ATTACHMENT_FOLDER = "chroma", "attachments"
-Query = str | Path | Attachment | Entry | NDArray[np.float32]
-"""Text, a file, an attachment, an ``att://`` handle, an entry or hit of the library, or a vector (E,)."""
 PAGE = 1000
 
 
@@ -258,17 +256,17 @@ class MediaLibrary:
             StoreError: the library is closed or cannot be reached.
         """
         wanted = Wanted(
-            k=_at_least_one("k", k),
-            modalities=_modalities(modality),
+            k=at_least_one("k", k),
+            modalities=modalities(modality),
             where=None if where is None else checked_where(where),
             min_score=min_score,
-            segments=_at_least_one("segments", segments),
-            diversity=_share("diversity", diversity),
+            segments=at_least_one("segments", segments),
+            diversity=share("diversity", diversity),
             calibrated=calibrated,
         )
         if ranking not in get_args(Ranking):
             raise InvalidRequestError(f"ranking {one_line(ranking)!r}, expected one of {', '.join(get_args(Ranking))}")
-        queries = _as_queries(query)
+        queries = as_queries(query)
         if ranking == "similarity":
             return self._searcher.by_similarity(self.embed_query(queries, query_weights), wanted)
         words = " ".join(item for item in queries if isinstance(item, str) and not item.startswith("att://"))
@@ -286,20 +284,8 @@ class MediaLibrary:
         Raises:
             InvalidRequestError, AttachmentError: as :meth:`search`.
         """
-        queries = _as_queries(query)
-        factors = [1.0] * len(queries) if weights is None else [float(weight) for weight in weights]
-        if len(factors) != len(queries) or not np.isfinite(factors).all():
-            raise InvalidRequestError(
-                f"query_weights {weights} for {len(queries)} queries, expected a finite one for each"
-            )
-        rows = np.stack([self._query_vector(item) for item in queries])  # (Q, E)
-        mix = np.asarray(factors, np.float32) @ rows
-        length = float(np.linalg.norm(mix))
-        if length < 1e-6:
-            raise InvalidRequestError(
-                "the queries cancel each other out, expected a mix with a direction; change weights"
-            )
-        return np.asarray(mix / length, np.float32)
+        encoder = QueryEncoder(self.catalogue, self.embedder, self.attachments, roots=self.roots, limits=self.limits)
+        return encoder.mix(as_queries(query), weights)
 
     def get(self, id_: str) -> Entry:
         """An entry by its id.
@@ -586,34 +572,8 @@ class MediaLibrary:
                 found |= self.catalogue.entries(modality).known([id_ for id_, kind in entries if kind == modality])
         return found
 
-    def _query_vector(self, query: Query) -> NDArray[np.float32]:
-        if isinstance(query, np.ndarray):
-            return _checked_vector(query, self.catalogue.dimension)
-        if isinstance(query, Entry):
-            modality = modality_of(query.id)
-            found = self.catalogue.entries(modality or query.modality).get([query.id], include=["embeddings"])
-            if not found.ids:
-                raise InvalidRequestError(f"{query.citation}: no entry of this library any more; search again")
-            return np.asarray(found.vectors[0])
-        vector: NDArray[np.float32] = self.embedder.embed([self._query_attachment(query)])[0]
-        return vector
-
-    def _query_attachment(self, query: str | Path | Attachment) -> Attachment:
-        if isinstance(query, Attachment):
-            return query
-        if isinstance(query, Path):
-            return Attachment(query, roots=self.roots, limits=self.limits)
-        if not query.startswith("att://"):
-            return Attachment.from_text(query, name="query", limits=self.limits)
-        if self.attachments is not None and query in self.attachments:
-            return Attachment(query, store=self.attachments, limits=self.limits)
-        for record in self.catalogue.with_content(query.removeprefix("att://")):
-            if Path(record.source).is_file():
-                return Attachment(Path(record.source), roots=self.roots, limits=self.limits)
-        raise AttachmentNotFoundError(f"{one_line(query)}: neither in the attachment store nor a source of the library")
-
     def _present(self, modality: Modality | Sequence[Modality] | None) -> builtins.list[Modality]:
-        wanted = _modalities(modality)
+        wanted = modalities(modality)
         return [kind for kind in self.catalogue.modalities() if kind in wanted]
 
     def _remove(self, records: Sequence[SourceRecord]) -> int:
@@ -625,46 +585,6 @@ class MediaLibrary:
             self.catalogue.forget(going)
             self.catalogue.changed()
         return len(records)
-
-
-def _as_queries(query: Query | Sequence[Query]) -> list[Query]:
-    queries = list(query) if isinstance(query, list | tuple) else [query]
-    kinds = (str, Path, Attachment, Entry, np.ndarray)
-    if not queries or not all(isinstance(item, kinds) for item in queries):
-        raise InvalidRequestError(
-            f"query {one_line(query)!r}, expected text, a Path, an Attachment, a handle, a hit, a vector, or several"
-        )
-    return queries  # type: ignore[return-value]  # checked
-
-
-def _checked_vector(vector: NDArray[np.float32], dimension: int) -> NDArray[np.float32]:
-    values = np.asarray(vector, np.float32)
-    length = float(np.linalg.norm(values)) if values.shape == (dimension,) else 0.0
-    if not 0 < length < np.inf:
-        raise InvalidRequestError(
-            f"a query of shape {values.shape} and length {length:g}, expected ({dimension},), finite and not zero"
-        )
-    return np.asarray(values / length)
-
-
-def _modalities(modality: Modality | Sequence[Modality] | None) -> tuple[Modality, ...]:
-    chosen = MODALITIES if modality is None else (modality,) if isinstance(modality, str) else tuple(modality)
-    unknown = [kind for kind in chosen if kind not in MODALITIES]
-    if unknown or not chosen:
-        raise InvalidRequestError(f"modality {one_line(modality)!r}, expected some of {', '.join(MODALITIES)}")
-    return chosen
-
-
-def _at_least_one(name: str, number: int) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InvalidRequestError(f"{name}={one_line(number)}, expected a whole number of at least 1")
-    return number
-
-
-def _share(name: str, number: float) -> float:
-    if not 0 <= number <= 1:
-        raise InvalidRequestError(f"{name}={number}, expected a number from 0 to 1")
-    return float(number)
 
 
 def _source_name(source: str | Path | Entry) -> str:
