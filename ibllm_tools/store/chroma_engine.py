@@ -37,6 +37,8 @@ STATISTICS_FROM, ANALYSIS_LIMIT = 1000, 400
 """Records from which statistics of the tables are worth their time, and rows of each index that they rest on."""
 BROKEN_INDEX = re.compile(r"hnsw|pickle|Error finding id|Error getting embedding|Error querying knn")
 """In what Chroma says of an index that it cannot use."""
+FULL_DISK = re.compile(r"disk is full|disk I/O error|Failed to apply logs")
+"""In what it says, also to readers, when it cannot write."""
 
 
 class Engine(NamedTuple):
@@ -82,6 +84,8 @@ def as_store_errors(place: str, action: str) -> Iterator[None]:
 
 def _explained(place: str, action: str, error: BaseException, *, panic: bool = False) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if FULL_DISK.search(reason):
+        reason += "; the disk may be full: free space"
     if panic or BROKEN_INDEX.search(reason):
         reason += "; an index may be broken: `ibllm library verify --repair` makes those of a library anew"
     return f"{place}: {action} failed: {reason}"
