@@ -126,7 +126,7 @@ def _open_on_server(url: str) -> Engine:
 
 def _open_folder(folder: Path, keep_log: bool) -> Engine:
     with ExitStack() as opened:
-        opened.callback(own_folder(folder, left=lambda: _mend(folder)))
+        opened.callback(own_folder(folder, left=lambda since: _mend(folder, since)))
         if owners(folder) == 1:
             if keep_log:
                 _keep_log_from_the_start(folder)
@@ -148,8 +148,8 @@ def _client(folder: Path) -> Client:
     return cast("Client", PersistentClient(folder.resolve(), settings=_settings()))
 
 
-def _mend(folder: Path) -> None:
-    for name in mend_indexes(folder):
+def _mend(folder: Path, since: int) -> None:
+    for name in mend_indexes(folder, since=since):
         logger.warning("%s: the index of %s was left broken; it is made anew from its log", folder, name)
 
 

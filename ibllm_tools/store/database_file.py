@@ -20,6 +20,8 @@ from ibllm_tools.store.hnsw_files import index_damage, remove_index
 
 SQLITE_FILE = "chroma.sqlite3"
 PAGE = 1000
+CLOCK_TOLERANCE = 60_000_000_000
+"""Nanoseconds by which the clocks of a machine and of the disk that it writes to may differ."""
 
 # Of each id the last operation that decides about its vector; an update of metadata alone has none, and 3 deletes
 # (chromadb/db/mixins/embeddings_queue.py).
@@ -118,8 +120,12 @@ class DatabaseFile:
         return [] if found == ["ok"] else found
 
 
-def mend_indexes(folder: Path) -> list[str]:
+def mend_indexes(folder: Path, *, since: int = 0) -> list[str]:
     """Remove the broken indexes of a folder that nobody has open, so that Chroma makes them anew from its log.
+
+    Args:
+        folder: where ``chroma.sqlite3`` lies.
+        since: what was not written to since then, in nanoseconds, is not read: who only searched has broken nothing.
 
     Returns:
         The names of their collections.
@@ -131,7 +137,9 @@ def mend_indexes(folder: Path) -> list[str]:
     if (folder / SQLITE_FILE).exists():
         with DatabaseFile.open(folder) as file:
             for collection in file.collections():
-                damage = index_damage(collection.index_folder)
+                damage = None
+                if _last_written(collection.index_folder) >= since - CLOCK_TOLERANCE:
+                    damage = index_damage(collection.index_folder)
                 if damage is None:
                     continue
                 if not file.is_complete(collection):
@@ -142,3 +150,8 @@ def mend_indexes(folder: Path) -> list[str]:
                 remove_index(collection.index_folder)
                 mended.append(collection.name)
     return mended
+
+
+def _last_written(folder: Path) -> int:
+    """When any of the files of an index was, in nanoseconds; 0 where there are none."""
+    return max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0)

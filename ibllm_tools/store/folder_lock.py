@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ _owned: dict[tuple[int, Path], "_Ownership"] = {}  # (process, folder)
 _owned_guard = threading.Lock()
 
 
-def own_folder(folder: Path, *, left: Callable[[], object] = lambda: None) -> Callable[[], None]:
+def own_folder(folder: Path, *, left: Callable[[int], object] = lambda since: None) -> Callable[[], None]:
     """Make this process the only owner of a folder, which is created where it is missing.
 
     The same process may own it several times over; it gives it back with the last release.
@@ -24,7 +25,8 @@ def own_folder(folder: Path, *, left: Callable[[], object] = lambda: None) -> Ca
     Args:
         folder: what is owned.
         left: called first of all, when the owner before this process ended without giving it back, because it was
-            killed or did not bother, or was told to :func:`distrust` it. What it raises is raised, and the folder is
+            killed or did not bother, or was told to :func:`distrust` it; with the time at which that one
+            began, in nanoseconds. What it raises is raised, and the folder is
             not owned then.
 
     Returns:
@@ -83,15 +85,15 @@ class _Ownership:
     distrusted: bool = False
 
 
-def _lock(folder: Path, left: Callable[[], object]) -> int:
-    """Lock a folder; the lock file names its owner, and is empty when that one has given it back."""
+def _lock(folder: Path, left: Callable[[int], object]) -> int:
+    """Lock a folder; its file says who owns it and since when, and is empty when that one has given it back."""
     path = folder / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _lock_descriptor(descriptor)
     except (BlockingIOError, PermissionError):  # POSIX, Windows
         os.close(descriptor)
-        owner = path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
+        owner, _ = _read(path)
         raise StoreLockedError(
             f"{folder}: process {owner} owns this store; close it there, or let both use a Chroma server (http://host:port)"
         ) from None
@@ -100,13 +102,19 @@ def _lock(folder: Path, left: Callable[[], object]) -> int:
         raise
     try:
         if os.fstat(descriptor).st_size:
-            left()
+            left(_read(path)[1])
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+        os.write(descriptor, f"{os.getpid()} {time.time_ns()}\n".encode("ascii"))
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _read(path: Path) -> tuple[str, int]:
+    """The owner, and since when; 0 where that is not known."""
+    said = path.read_text(encoding="ascii", errors="replace").split()
+    return said[0] if said else "unknown", int(said[1]) if len(said) > 1 and said[1].isdigit() else 0
 
 
 def _lock_descriptor(descriptor: int) -> None:

@@ -1,7 +1,9 @@
 """The files of an index on disk: what does not fit together is seen without opening it."""
 
+import os
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from damaged_libraries import NOTICED, UNNOTICED, missing
 from ibllm_tools.errors import StoreError
 from ibllm_tools.store.chroma import HnswSettings, VectorDatabase
 from ibllm_tools.store.database_file import DatabaseFile, mend_indexes
+from ibllm_tools.store.folder_lock import distrust, own_folder
 from ibllm_tools.store.hnsw_files import index_damage
 
 WIDTH = 8
@@ -85,6 +88,28 @@ def test_mending_removes_broken_indexes_only(copied: Path) -> None:
     assert not index_of(copied).exists()
     with VectorDatabase.open(copied / "place" / "chroma", keep_log=True) as database:
         assert len(database.collection("a.text", fingerprint="a", dimension=WIDTH)) == 1800
+
+
+def test_what_nobody_has_written_to_is_not_read(copied: Path) -> None:
+    index = index_of(copied)
+    UNNOTICED["half the upper layers"](index)
+    for path in index.iterdir():
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    an_hour_later = 1_700_003_600 * 10**9
+    assert mend_indexes(copied / "place" / "chroma", since=an_hour_later) == []
+    os.utime(index / "link_lists.bin")
+    assert mend_indexes(copied / "place" / "chroma", since=an_hour_later) == ["a.text"]
+
+
+def test_who_opens_it_next_is_told_since_when_it_was_left(tmp_path: Path) -> None:
+    began, told = time.time_ns(), list[int]()
+    release = own_folder(tmp_path, left=told.append)
+    distrust(tmp_path)
+    release()
+    own_folder(tmp_path, left=told.append)()
+    own_folder(tmp_path, left=told.append)()
+    assert len(told) == 1
+    assert began <= told[0] <= time.time_ns()
 
 
 def test_without_its_log_a_broken_index_stays_and_is_an_error(tmp_path: Path) -> None:
