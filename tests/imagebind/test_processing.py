@@ -79,7 +79,8 @@ def test_filter_bank_equals_transformers(bins: int) -> None:
         log_mel="log",
         remove_dc_offset=True,
     )
-    np.testing.assert_allclose(log_mel(sound[None], bins)[0].numpy(), expected, atol=1e-4)
+    # the FFTs round differently on some processors, which quiet bins show: 1.7e-4 was seen
+    np.testing.assert_allclose(log_mel(sound[None], bins)[0].numpy(), expected, atol=3e-4)
 
 
 def test_filter_bank_of_a_batch_equals_one_by_one() -> None:

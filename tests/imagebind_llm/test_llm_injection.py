@@ -194,7 +194,10 @@ def test_save_and_load_round_trip(tiny_model: Tiny, tmp_path: Path, tied: bool) 
     loaded, report = ImageBindLlmForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    assert torch.equal(logits(loaded, embeddings=embeddings()), expected)
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    # equal weights that lie elsewhere in memory are summed in another order on some processors
+    torch.testing.assert_close(logits(loaded, embeddings=embeddings()), expected)
     assert isinstance(loaded.config, ImageBindLlmConfig)
 
 
@@ -203,7 +206,7 @@ def test_auto_classes_find_it(tiny_model: Tiny, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(loaded, ImageBindLlmForConditionalGeneration)
-    assert torch.equal(logits(loaded, embeddings=embeddings()), logits(model, embeddings=embeddings()))
+    torch.testing.assert_close(logits(loaded, embeddings=embeddings()), logits(model, embeddings=embeddings()))
 
 
 def test_a_tuple_where_one_is_asked_for(tiny_model: Tiny) -> None:
