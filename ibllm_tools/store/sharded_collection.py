@@ -34,7 +34,7 @@ READ_OUT_ONLY = HnswSettings(ef_construction=2, ef_search=2, max_neighbors=2)
 
 _TOKEN, _COUNTS = "content_token", "content_counts"
 _UNKNOWN = -1
-_PAGE = 2_000
+_PAGE = 1_000
 _ID_PAGE = 50_000
 _SAMPLE_PAGE = 250
 
