@@ -38,7 +38,7 @@ PROBE, PROBED = 20, 400
 """Nearest entries whose metadata is read to filter them: at first, and at most."""
 COMMON = 0.2
 """Share of them that pass from which that is quicker than looking up all entries that pass."""
-READING = 8
+READING = 5
 """Nearest entries for which it is worth to read the vector of one that passes: reading takes longer, but only once."""
 REMEMBERED = 64 << 20
 """Bytes of entries that passed filters, at most; they are forgotten when the library changes."""
@@ -292,7 +292,7 @@ class _Nearest:
         self._calibration = calibration
         self._rare = False
         sizes = {modality: derived.sizes.get(modality, 0) for modality in wanted.modalities}
-        self.targets = sorted((modality for modality in sizes if sizes[modality]), key=sizes.__getitem__, reverse=True)
+        self.targets = sorted((modality for modality in sizes if sizes[modality]), key=sizes.__getitem__)
 
     def look(self, modality: Modality, deeper: int) -> _Reached:
         """The nearest entries of a collection, so many times deeper than at first."""
