@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -198,12 +198,28 @@ class Indexing:
         """Take back what came of a file before it turned out to be unusable."""
         source = self._open.pop(event.task.source, None)
         if source is not None and event.facts is not None:
-            sha256 = event.facts.sha256
-            self._batch.entries = [item for item in self._batch.entries if item[0].sha256 != sha256]
+            record = _record(event.task, source)
+            self._batch.entries = [item for item in self._batch.entries if item[0].source != record.source]
             self._settle()
-            for modality, ids in _record(event.task, source).ids().items():
-                self._catalogue.entries(modality).delete([id_ for id_ in ids if id_ not in source.known])
+            heir = self._heir(record)
+            if heir is not None:
+                self._relabel(heir[0], replace(source, labels=heir[1]))
+            elif all(other.facts.sha256 != record.sha256 for other in self._open.values()):
+                for modality, ids in record.ids().items():
+                    self._catalogue.entries(modality).delete([id_ for id_ in ids if id_ not in source.known])
         self.refuse(event.task.source, event.error)
+
+    def _heir(self, record: SourceRecord) -> tuple[SourceRecord, Labels] | None:
+        """A complete source with the same content, which has the same entries, and what the user says of it."""
+        complete = [
+            *((_record(task, source), source.labels) for task, source in self._batch.sources),
+            *((new, Labels()) for new, _ in self._replacing),
+            *((stored, Labels()) for stored in self._catalogue.with_content(record.sha256)),
+        ]
+        heirs = (
+            other for other in complete if _content(other[0]) == _content(record) and other[0].source != record.source
+        )
+        return next(heirs, None)
 
     def _write(self) -> None:
         """Have the batch written, after the one before."""

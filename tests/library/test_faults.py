@@ -281,6 +281,19 @@ class Changing(DrawnEmbedder):
             yield vector
 
 
+class ChangingWhatItReads(Changing):
+    """Changes a file while that very file is embedded."""
+
+    def embed_segments(
+        self, parts: Iterable[tuple[Attachment, Sequence[Segment]]]
+    ) -> Iterator[NDArray[np.float32] | IbllmError]:
+        for attachment, segments in parts:
+            vectors = list(DrawnEmbedder.embed_segments(self, [(attachment, segments)]))
+            if attachment.name == self.target.name:
+                self.target.write_text(self.text)
+            yield from vectors
+
+
 class TestFiles:
     def test_a_file_that_changes_meanwhile_leaves_nothing(self, place: Path, media: Path) -> None:
         first, second = media / "000.txt", media / "001.txt"
@@ -291,6 +304,18 @@ class TestFiles:
             assert "changed while it was indexed" in report.failures[0].reason
             assert {entry.source for entry in library.list()} == {str(second)}
             assert library.add(first, second).added == 1
+            assert library.verify(progress=False).ok
+
+    @pytest.mark.parametrize("changing", ["000.txt", "copy.txt"])
+    def test_the_copy_of_a_file_that_changes_meanwhile_stays(self, place: Path, media: Path, changing: str) -> None:
+        files = [media / "000.txt", media / "copy.txt"]
+        files[1].write_bytes(files[0].read_bytes())
+        (stays,) = (file for file in files if file.name != changing)
+        embedder = ChangingWhatItReads(media / changing, "something else, shorter")
+        with MediaLibrary.open(place, embedder=embedder, settings=SHORT) as library:
+            report = library.add(*files)
+            assert [failure.source for failure in report.failures] == [str(media / changing)]
+            assert {entry.source for entry in library.list()} == {str(stays)}
             assert library.verify(progress=False).ok
 
     def test_what_a_replaced_file_was_stays_until_the_new_one_is_complete(self, place: Path, media: Path) -> None:
