@@ -428,3 +428,10 @@ def test_the_documentation_names_every_field_of_the_json() -> None:
     for model in (Hit, SegmentHit, IndexReport, LibraryStats, LibraryCheck, ExportReport, ImportReport):
         for field in model.model_fields:
             assert f"`{field}`" in documented, field
+
+
+def test_a_library_that_is_not_there_is_named_before_a_model_is_loaded(tmp_path: Path, capsys: CaptureFixture) -> None:
+    missing = tmp_path / "missing"
+    assert main(["ask", "What rings?", "--library", str(missing), "--model", "/nowhere"]) == 2
+    assert f"{missing}: no library there" in capsys.readouterr().err
+    assert not missing.exists()

@@ -58,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         if isinstance(attachment, IbllmError):
             raise attachment
         files.append(attachment)
+    if options.library:
+        shared.open_library(options, create=False).close()  # what is wrong with it is said before a model is loaded
     with ExitStack() as opened:
         assistant = opened.enter_context(shared.load_assistant(options))
         asked = {"weights": weights, "k": options.k, **shared.sampling(options)}
