@@ -18,7 +18,7 @@ demo: $(INSTALLED) ## install, and ask the embedded model about the media in exa
 
 test: lint ## install, and run the full check: lint, types, layers, tests, README, examples
 	@echo "== pytest"
-	@$(BIN)/pytest --quiet --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses=2 --dist=loadfile --durations=10
 
 test-slow: $(INSTALLED) ## run the tests that need more time or memory
 	@$(BIN)/pytest --quiet -m slow

@@ -280,5 +280,5 @@ def test_eager_attention_equals_sdpa(encoder: Path, modality: str, monkeypatch: 
     default = ImageBindModel.from_pretrained(encoder).encode(modality, values)
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)
     eager = ImageBindModel.from_pretrained(encoder, attn_implementation="eager").encode(modality, values)
-    torch.testing.assert_close(eager, fused, atol=2e-6, rtol=1e-5)
+    assert relative_error(eager.detach(), fused.detach()) < 1e-6  # sounds are 20 long
     assert torch.equal(default, fused)
