@@ -203,7 +203,9 @@ class Indexing:
             self._settle()
             heir = self._heir(record)
             if heir is not None:
-                self._relabel(heir[0], replace(source, labels=heir[1]))
+                stored = self._stored(record)
+                if stored is not None and stored.source == record.source:  # written over those of the heir
+                    self._relabel(heir[0], replace(source, labels=heir[1]))
             elif all(other.facts.sha256 != record.sha256 for other in self._open.values()):
                 for modality, ids in record.ids().items():
                     self._catalogue.entries(modality).delete([id_ for id_ in ids if id_ not in source.known])

@@ -318,6 +318,18 @@ class TestFiles:
             assert {entry.source for entry in library.list()} == {str(stays)}
             assert library.verify(progress=False).ok
 
+    def test_a_copy_that_changes_meanwhile_leaves_what_is_said_of_the_other(self, place: Path, media: Path) -> None:
+        first, copy = media / "000.txt", media / "copy.txt"
+        copy.write_bytes(first.read_bytes())
+        with open_library(place) as library:
+            library.add(first, title="the first one")
+        with MediaLibrary.open(place, embedder=Changing(copy, "something else, shorter"), settings=SHORT) as library:
+            report = library.add(copy, media / "001.txt")
+            assert [failure.source for failure in report.failures] == [str(copy)]
+            kept = [entry for entry in library.list() if entry.source == str(first)]
+            assert {entry.title for entry in kept} == {"the first one"}
+            assert library.verify(progress=False).ok
+
     def test_what_a_replaced_file_was_stays_until_the_new_one_is_complete(self, place: Path, media: Path) -> None:
         first = media / "000.txt"
         with open_library(place) as library:
