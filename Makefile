@@ -5,6 +5,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO_INSTALLED := $(VENV)/.installed-demo
+INSTALL := $(BIN)/python -m pip install -qq --progress-bar off --no-input -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -13,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## install, and ask the embedded model about the media in examples/media
+demo: $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(DEMO_INSTALLED)) ## install, and ask the embedded model about the media in examples/media
 	@$(BIN)/python examples/demo.py
 
 test: lint ## install, and run the full check: lint, types, layers, tests, README, examples
@@ -49,11 +51,19 @@ train: $(INSTALLED) ## train the embedded model again, from procedural data (hou
 
 install: $(INSTALLED) ## install into .venv; skipped when it is up to date
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "== creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
-	@echo "== installing ibllm-tools and its dependencies into $(VENV) (once; it takes minutes)"
-	@$(BIN)/python -m pip install -qq --progress-bar off --no-input -c constraints.txt -e '.[dev]'
+	@echo "== creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(DEMO_INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== installing ibllm-tools and what it needs for every modality into $(VENV) (once; about a minute)"
+	@$(INSTALL) -e '.[all]'
+	@touch $@
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== installing ibllm-tools, all its extras and the tools of the full check into $(VENV) (once; it takes minutes)"
+	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
 clean: ## remove .venv, build outputs and caches; what training made in runs/ stays

@@ -19,6 +19,7 @@ from ibllm_tools.imagebind.image_features import CLIP_MEAN, CLIP_STD, normalised
 from ibllm_tools.media.audio import encode_wav, read_audio
 from ibllm_tools.media.video import FrameClip
 
+WRONG_WORDS = gzip.compress(b"version\none two three")
 CUT_GZIP = gzip.compress(b"version\n" + b"a b\n" * 500)[:-12]
 
 IMAGES = ["dog_image.jpg", "car_image.jpg", "portrait_alpha.png", "gray.png"]
@@ -278,7 +279,9 @@ def test_pixels_are_normalised_per_channel_in_batches_of_any_shape() -> None:
     assert pixels[1, 2].equal(normalised_pixels(rgb[1, 2]))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"version\none two three"), CUT_GZIP])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no gzip", WRONG_WORDS, CUT_GZIP], ids=["missing", "empty", "no gzip", "wrong", "cut"]
+)
 def test_what_is_no_merge_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "merges.txt.gz"
     if content is not None:
