@@ -1,19 +1,23 @@
 """The visual cache at 100,000 and 300,000 features, and, where asked for, at the paper's three million.
 
 How long a retrieval takes, what it holds in memory, how close the enhanced embedding comes to that of an exact search,
-and what filling and indexing cost; FAISS beside it. Features and queries are generated. ``IBLLM_CACHES`` names a folder
-for the caches and what was measured on them, where a run that was stopped continues; ``IBLLM_CACHE_SIZES`` other sizes:
+and what filling and indexing cost; FAISS beside it. Features and queries are generated, and each size goes on from the
+cache of the size before. ``IBLLM_CACHES`` names a folder for the caches and what was measured, where a run that was
+stopped continues; ``IBLLM_CACHE_SIZES`` other sizes:
 
-    IBLLM_CACHES=DIR python benchmarks/visual_cache.py --write
+    python benchmarks/visual_cache.py --write
     IBLLM_CACHES=DIR IBLLM_CACHE_SIZES=100000,300000,3000000 python benchmarks/visual_cache.py --write
 
 Three million features take 35 GB of disk, 16 GiB of memory (for FAISS's flat index) and some hours.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +28,7 @@ from typing import Any
 import numpy as np
 from clustered_vectors import BLOCK, WIDTH, ClusteredVectors, unit
 from numpy.typing import NDArray
-from report import publish, table
+from report import machine, publish, table
 
 QUERIES = 200
 K, TEMPERATURE, WEIGHT = 10, 20.0, 0.5
@@ -154,9 +158,11 @@ def index(folder: Path) -> dict[str, float]:
             return {}
         watcher.start()
         began, processor = time.perf_counter(), time.process_time()
-        cache.build_index(progress=False)
+        try:
+            cache.build_index(progress=False)
+        finally:
+            done.set()
         took = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - processor}
-        done.set()
         watcher.join()
         info = cache.info()
         return {**took, "anonymous": peak, "index": info.index.bytes, "lists": info.index.lists, "bytes": info.bytes}
@@ -191,7 +197,10 @@ def serve_flat(folder: Path, size: int) -> Served:
     for block in ClusteredVectors().blocks(size):
         held.add(block)
     return answered(
-        "FAISS `Flat`", lambda query: enhanced(query, held.search_and_reconstruct(query[None], K)[2][0]), folder, 10
+        f"FAISS `Flat`, {2 * QUERIES // 10} of the queries",
+        lambda query: enhanced(query, held.search_and_reconstruct(query[None], K)[2][0]),
+        folder,
+        10,
     )
 
 
@@ -254,18 +263,25 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def once(folder: Path, what: str, function: Callable[[], Any]) -> Any:
-    """A measurement, kept in the folder."""
+    """A measurement, kept in the folder; one of another machine or of other packages is made again."""
     file = folder / f"{what}.json"
-    if not file.exists():
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    if kept.get("machine") != machine():
         found = function()
-        file.write_text(json.dumps(asdict(found) if isinstance(found, Served) else found))
-    return json.loads(file.read_text())
+        kept = {"machine": machine(), "found": asdict(found) if isinstance(found, Served) else found}
+        file.write_text(json.dumps(kept))
+    return kept["found"]
 
 
-def measured(place: Path, size: int) -> tuple[list[str], list[list[str]], list[list[str]]]:
+def measured(place: Path, size: int, smaller: int | None) -> tuple[list[str], list[list[str]], list[list[str]]]:
     """The cache's own row, the rows of all ways to search, and those of the prototypes."""
     folder = place / str(size)
     folder.mkdir(parents=True, exist_ok=True)
+    if smaller and not (folder / "cache").exists():  # any number of features begins with the same ones
+        copy = folder / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(place / str(smaller) / "cache", copy, ignore=shutil.ignore_patterns("*.index"))
+        copy.rename(folder / "cache")
     filled = once(folder, "filled", lambda: apart(fill, folder, size))
     if not (folder / "exact.npy").exists():
         np.save(folder / "exact.npy", exact(ClusteredVectors().blocks(size), queries()))
@@ -291,10 +307,11 @@ def measured(place: Path, size: int) -> tuple[list[str], list[list[str]], list[l
 
 def measure() -> str:
     """The tables."""
-    place, sizes = os.environ.get("IBLLM_CACHES"), os.environ.get("IBLLM_CACHE_SIZES", "100000,300000")
-    if not place:
-        raise SystemExit("set IBLLM_CACHES to a folder for caches and measurements, which are kept")
-    found = {int(size): measured(Path(place), int(size)) for size in sizes.split(",")}
+    sizes = sorted(int(size) for size in os.environ.get("IBLLM_CACHE_SIZES", "100000,300000").split(","))
+    with contextlib.ExitStack() as stack:
+        place = os.environ.get("IBLLM_CACHES") or stack.enter_context(tempfile.TemporaryDirectory())
+        steps = zip(sizes, [None, *sizes[:-1]], strict=True)
+        found = {size: measured(Path(place), size, smaller) for size, smaller in steps}
     cosine = ["cosine, same modality", "cross-modal", "lowest"]
     memory_columns = ["private memory", "resident"]
     costs = ["features", "filling", "index built in", "private memory meanwhile", "collections + index"]

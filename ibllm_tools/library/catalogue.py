@@ -30,7 +30,7 @@ from ibllm_tools.store.segments import SegmentSettings
 SCHEMA = 1
 """Of the records; a library with a higher one was written by a later version."""
 
-INDEX = HnswSettings(ef_construction=100, ef_search=400, max_neighbors=32)
+INDEX = HnswSettings(ef_search=400)
 """Twice the ef_construction finds no more (0.9985 within and 0.9905 across modalities, 20,000 entries) and writes a
 third slower; half the neighbours find 0.98 and 0.96. Chroma's threshold for writing an index stays: a higher one writes
 no faster, and opening takes seconds. Recall of whole libraries is in benchmarks/RESULTS.md.
