@@ -11,7 +11,13 @@ from pathlib import Path
 import psutil
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-HEAD = "# Results\n\nEach section is written by its script: `python benchmarks/<name>.py --write`.\n"
+HEAD = """\
+# Results
+
+Each section is written by its script: `python benchmarks/<name>.py --write`. `make bench` runs them all but
+`conversion.py`, which needs CLIP's vocabulary (`IBLLM_CLIP_BPE`) and 45 GB of disk. `visual_cache.py` measures three
+million features only where `IBLLM_CACHE_SIZES` names them.
+"""
 PACKAGES = ("ibllm-tools", "torch", "transformers", "chromadb")
 
 
