@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what became of the files as a JSON object")
     labels = parser.add_argument_group("what is said of the files")
     labels.add_argument("--title", metavar="T", help="their title; by default each one's name")
-    labels.add_argument(
-        "--tag", action="append", default=[], dest="tags", metavar="T", help="a tag of theirs; can be repeated"
-    )
+    labels.add_argument("--tag", action="append", dest="tags", metavar="T", help="a tag of theirs; can be repeated")
     labels.add_argument(
         "--meta",
         action="append",
@@ -139,7 +137,7 @@ def _labels(options: argparse.Namespace) -> dict[str, Any]:
         metadata[key] = _value(value)
     return {
         "title": options.title,
-        "tags": checked_tags(options.tags),
+        "tags": None if options.tags is None else checked_tags(options.tags),
         "metadata": checked_metadata(metadata) or None,
     }
 

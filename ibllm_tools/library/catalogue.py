@@ -48,7 +48,7 @@ class SourceRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    source: str = Field(description="Path, handle or name.")
+    source: str = Field(description="Path or handle.")
     sha256: str = Field(description="Of its bytes.")
     size: int = Field(description="In bytes.")
     modified: int = Field(description="Time of its last change in nanoseconds; -1 where it says nothing.")
@@ -60,6 +60,11 @@ class SourceRecord(BaseModel):
     labels: str = Field(default="", description="Identifies the title, tags, metadata and captions it was given.")
     complete: bool = Field(default=True, description="False when entries were found missing: it is indexed again.")
     seconds: float | None = Field(default=None, description="Length of a sound or video.")
+
+    @property
+    def content(self) -> tuple[str, str]:
+        """What its entries are made of, and how: sources in which this is equal share them."""
+        return self.sha256, self.key
 
     def ids(self) -> dict[Modality, list[str]]:
         """The ids of its entries; segments that failed have none."""
@@ -190,6 +195,22 @@ class Catalogue:
         for modality, ids in record.ids().items():
             self.entries(modality).delete(ids)
 
+    def hand_over_entries(self, record: SourceRecord, heir: SourceRecord) -> None:
+        """Have those entries that name a source name another one, of the same content, in its place."""
+        for modality, ids in record.ids().items():
+            collection = self.entries(modality)
+            found = collection.get(ids, include=["embeddings", "metadatas", "documents"])
+            entries = entries_of(found)
+            places = [place for place, entry in enumerate(entries) if entry.source == record.source]
+            if places:
+                renamed = [to_record(entries[place].of_source(heir.source)) for place in places]
+                collection.update(
+                    [found.ids[place] for place in places],
+                    found.vectors[places],
+                    metadatas=[metadata for metadata, _ in renamed],
+                    documents=[document for _, document in renamed],
+                )
+
 
 def entry_id(sha256: str, key: str, modality: Modality, index: int) -> str:
     """The id of a segment."""
@@ -208,13 +229,13 @@ def content_of(id_: str) -> str:
 
 
 def encoding_key(fingerprint: str, modality: Modality, settings: SegmentSettings) -> str:
-    """Identifies the encoder and those of the settings that decide about the segments of a source."""
+    """Identifies the encoder, what a source is taken as, and those of the settings that decide about its segments."""
     relevant = {
         "audio": ("window_seconds", "step_seconds"),
         "video": ("window_seconds", "step_seconds"),
         "text": ("chunk_chars", "overlap_chars"),
     }.get(modality, ())
-    identity = json.dumps([fingerprint, [getattr(settings, name) for name in relevant]])
+    identity = json.dumps([fingerprint, modality, [getattr(settings, name) for name in relevant]])
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 

@@ -1,45 +1,62 @@
 """What there is to do: tasks compared with what the library remembers of their sources."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from json import dumps
 from typing import Any
 
 from ibllm_tools.errors import IbllmError
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, encoding_key
-from ibllm_tools.library.entry import Value, checked_metadata, checked_tags
+from ibllm_tools.library.entry import Value, checked_metadata, checked_tags, checked_text
 from ibllm_tools.library.scanning import Refusal, Task
 from ibllm_tools.store.segments import SegmentSettings
 
 PAGE = 1000
 
-Metadata = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
+Metadata = Mapping[str, Any] | Callable[[str], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the user says of a source.
+    """What the user says of a source; of what is None nothing is said.
 
     Attributes:
-        title: its own; by default the file's name.
+        title: its own; an empty one is the file's name, as it is by default.
         tags: of its entries.
         metadata: of its entries, under the user's own keys.
-        caption: of its entries, or whether the model writes one.
+        caption: of its entries, or whether the model writes one; nothing is said by False.
     """
 
     title: str | None = None
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, Value] = field(default_factory=dict)
+    tags: tuple[str, ...] | None = None
+    metadata: dict[str, Value] | None = None
     caption: str | bool = False
 
     @property
     def digest(self) -> str:
-        """Identifies them; empty where nothing is said."""
-        if self == Labels():
-            return ""
-        said = [self.title, self.tags, self.metadata, self.caption]
-        return sha256(dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        """Identifies each thing that is said, as ``tags:1f0c... caption:9a2b...``."""
+        said = {name: value for name, value in vars(self).items() if value is not None and value is not False}
+        return " ".join(f"{name}:{_digest_of(value)}" for name, value in said.items())
+
+    def over(self, earlier: "Labels") -> "Labels":
+        """These, and what was said earlier of that of which nothing is said now; captions are left out of that."""
+        return Labels(
+            earlier.title if self.title is None else self.title,
+            earlier.tags if self.tags is None else self.tags,
+            earlier.metadata if self.metadata is None else self.metadata,
+            self.caption,
+        )
+
+
+def digest_over(digest: str, earlier: str) -> str:
+    """The digest of what is said now and, of the rest, earlier."""
+    said = {part.partition(":")[0]: part for part in [*earlier.split(), *digest.split()]}
+    return " ".join(said.values())
+
+
+def _digest_of(value: object) -> str:
+    return sha256(dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -65,7 +82,7 @@ class Labelling:
     """Gives sources their labels.
 
     Args:
-        title: of every source.
+        title: of every source; None says nothing, here as below.
         tags: of every source.
         metadata: of every source, or a function of the source that gives it.
         caption: of every source, or whether the model writes one.
@@ -74,9 +91,15 @@ class Labelling:
         InvalidRequestError: they cannot be stored.
     """
 
-    def __init__(self, title: str | None, tags: Sequence[str], metadata: Metadata | None, caption: str | bool) -> None:
-        fixed = {} if metadata is None or callable(metadata) else checked_metadata(metadata)
-        self._all = Labels(title, checked_tags(tags), fixed, caption)
+    def __init__(
+        self, title: str | None, tags: Sequence[str] | None, metadata: Metadata | None, caption: str | bool
+    ) -> None:
+        self._all = Labels(
+            title=None if title is None else checked_text("title", title),
+            tags=None if tags is None else checked_tags(tags),
+            metadata=None if metadata is None or callable(metadata) else checked_metadata(metadata),
+            caption=caption if isinstance(caption, bool) else checked_text("caption", caption),
+        )
         self._metadata = metadata if callable(metadata) else None
 
     def of(self, source: str) -> Labels:
@@ -87,8 +110,8 @@ class Labelling:
         """
         if self._metadata is None:
             return self._all
-        metadata = checked_metadata(self._metadata(source) or {})
-        return Labels(self._all.title, self._all.tags, metadata, self._all.caption)
+        metadata = self._metadata(source)
+        return self._all if metadata is None else replace(self._all, metadata=checked_metadata(metadata))
 
 
 def compare(tasks: Sequence[Task], catalogue: Catalogue, labelling: Labelling, settings: SegmentSettings) -> Comparison:
@@ -119,5 +142,7 @@ def _is_current(task: Task, record: SourceRecord, labels: Labels, fingerprint: s
         same = task.attachment is not None and task.attachment.sha256 == record.sha256
     else:
         same = (task.size, task.modified) == (record.size, record.modified)
-    key = encoding_key(fingerprint, record.modality, settings)
-    return same and record.complete and record.key == key and (labels == Labels() or labels.digest == record.labels)
+    modality = record.modality if task.attachment is None else task.attachment.modality
+    key = encoding_key(fingerprint, modality, settings)
+    said = set(labels.digest.split()) <= set(record.labels.split())
+    return same and record.complete and record.key == key and said

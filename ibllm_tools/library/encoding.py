@@ -29,6 +29,9 @@ from ibllm_tools.store.segments import Segment, SegmentSettings, segments
 Known = Callable[[str, Sequence[tuple[str, Modality]]], set[str]]
 """Those of a content's entries, given by id and modality, that need not be encoded."""
 
+AHEAD = 256
+"""Tasks that are looked at before something is said of them: so many at most, where nothing has to be encoded."""
+
 UNIT_TOLERANCE = 0.01
 """By which the length of a unit vector may differ from 1."""
 
@@ -125,24 +128,30 @@ def encode(
         known: which entries need not be encoded; called in that thread.
     """
     plan: deque[_Planned] = deque()  # what is read ahead is appended in a thread of the encoder's
+    left = iter(tasks)
 
     def parts() -> Iterator[tuple[Attachment, Sequence[Segment]]]:
-        for task in tasks:
+        for task in left:
             planned = _plan(task, embedder.fingerprint, settings, limits, known)
             chosen = list(planned.waiting)
             plan.append(planned)
             if planned.attachment is not None and chosen:
                 yield planned.attachment, chosen
+            if len(plan) >= AHEAD:
+                return
 
-    for vector in embedder.embed_segments(parts()):
+    while True:
+        for vector in embedder.embed_segments(parts()):
+            yield from _settled(plan)
+            first = plan[0]
+            assert first.facts is not None  # what has segments has facts
+            assert first.attachment is not None  # and has been opened
+            segment = first.waiting.popleft()
+            picture = partial(segment_thumbnail, first.attachment, segment, limits)
+            yield Encoded(first.task, first.facts, segment, _usable(vector, first.facts, embedder.dimension), picture)
+        if not plan:
+            return
         yield from _settled(plan)
-        first = plan[0]
-        assert first.facts is not None  # what has segments has facts
-        assert first.attachment is not None  # and has been opened
-        segment = first.waiting.popleft()
-        picture = partial(segment_thumbnail, first.attachment, segment, limits)
-        yield Encoded(first.task, first.facts, segment, _usable(vector, first.facts, embedder.dimension), picture)
-    yield from _settled(plan)
 
 
 def identify(attachment: Attachment, fingerprint: str, settings: SegmentSettings, limits: Limits) -> Facts:

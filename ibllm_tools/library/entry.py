@@ -5,7 +5,7 @@ The command line, the tools and MCP share the JSON schemas of these models.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +32,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str = Field(description="Its name in the library: content, encoder, modality and place in its source.")
-    source: str = Field(description="Path of its file, att:// handle of what was no file, or the name it was given.")
+    source: str = Field(description="Path of its file, or att:// handle of what was no file.")
     sha256: str = Field(description="SHA-256 of the source's bytes, hexadecimal.")
     modality: Modality = Field(description="What it is taken as; audio for the sound of a video.")
     mime: str = Field(description="MIME type of the source, by content.")
@@ -60,6 +60,12 @@ class Entry(BaseModel):
     def name(self) -> str:
         """The file's name, or the title of what is no file, for messages and citations."""
         return self.title if self.source.startswith("att://") else Path(self.source).name or self.source
+
+    def of_source(self, source: str) -> Self:
+        """It as an entry of another source with the same content; a title that was the file's name is the new one's."""
+        named = not self.source.startswith("att://") and self.title == file_title(self.source)
+        title = file_title(source) if named and not source.startswith("att://") else self.title
+        return self.model_copy(update={"source": source, "title": title})
 
     @property
     def citation(self) -> str:
@@ -101,7 +107,7 @@ class IndexFailure(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    source: str = Field(description="Its path or name.")
+    source: str = Field(description="Its path or handle.")
     reason: str = Field(description="Why, in one line.")
 
     @property
@@ -161,6 +167,18 @@ def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Value]:
     return {_checked_key(key): _checked_value(key, value) for key, value in metadata.items() if value is not None}
 
 
+def checked_text(key: str, value: object) -> str:
+    """A title or a caption; raises as :func:`checked_metadata`."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{key} {one_line(value)!r} of type {type(value).__name__}, expected text")
+    return str(_checked_scalar(key, value))
+
+
+def file_title(source: str) -> str:
+    """The title of a file that was given none: its name without the suffix."""
+    return Path(source).stem or source
+
+
 def checked_tags(tags: object) -> tuple[str, ...]:
     """Tags without repetitions, in their order; raises as :func:`checked_metadata`."""
     if isinstance(tags, str) or not isinstance(tags, list | tuple | set | frozenset):
@@ -195,8 +213,13 @@ def _checked_value(key: str, value: object) -> Value:
 
 
 def _checked_scalar(key: str, value: object) -> str | int | float | bool:
-    if isinstance(value, str) and len(value) > MAX_CHARS:
-        raise InvalidRequestError(f"metadata {key!r}: {len(value):,} characters, the limit is {MAX_CHARS:,}")
+    if isinstance(value, str):
+        if len(value) > MAX_CHARS:
+            raise InvalidRequestError(f"metadata {key!r}: {len(value):,} characters, the limit is {MAX_CHARS:,}")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(f"metadata {key!r}: {value!a} is no valid Unicode; write it otherwise") from error
     if isinstance(value, bool | str) or (isinstance(value, int) and -INT64 <= value < INT64):
         return value
     if isinstance(value, float) and value - value == 0:

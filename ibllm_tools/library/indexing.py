@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from ibllm_tools.attachments import AttachmentStore
 from ibllm_tools.errors import IbllmError, one_line
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, entries_of, to_record
-from ibllm_tools.library.comparing import Labels
+from ibllm_tools.library.comparing import Labels, digest_over
 from ibllm_tools.library.encoding import Encoded, Event, Facts, Failed, Finished, Identified
-from ibllm_tools.library.entry import Entry, IndexFailure
-from ibllm_tools.library.scanning import Task
+from ibllm_tools.library.entry import Entry, IndexFailure, file_title
+from ibllm_tools.library.scanning import Task, has_gone
 from ibllm_tools.media.sniff import Modality
 
 BATCH = 256
@@ -45,6 +45,9 @@ class _Source:
     facts: Facts
     known: frozenset[str]
     labels: Labels
+    """Those of now, and of before what is not said anew."""
+    said: str
+    """Their digest."""
     previous: SourceRecord | None
     encoded: int = 0
     reasons: list[IbllmError] = field(default_factory=list)
@@ -147,16 +150,23 @@ class Indexing:
 
     def _begin(self, event: Identified) -> None:
         name = event.task.source
-        previous = self._previous.get(name)
         labels = self._labels.get(name, Labels())
-        if previous is not None and labels == Labels():
-            labels = self._kept_labels(previous, labels)
-        self._open[name] = _Source(event.facts, event.known, labels, previous)
+        source = _Source(event.facts, event.known, labels, labels.digest, self._previous.get(name))
+        if source.previous is not None:
+            self._keep_labels(source, source.previous)
+        self._open[name] = source
 
-    def _kept_labels(self, previous: SourceRecord, none: Labels) -> Labels:
-        """What was said of a source before still holds when nothing is said now."""
-        entry = self._stored(previous) if previous.labels else None
-        return none if entry is None else Labels(entry.title, entry.tags, entry.metadata)
+    def _keep_labels(self, source: _Source, earlier: SourceRecord) -> None:
+        """What was said of a source before, and is not said anew, still holds."""
+        entry = self._stored(earlier) if earlier.labels else None
+        if entry is None:
+            return
+        kept = {part.partition(":")[0]: part for part in earlier.labels.split()}
+        if earlier.content != (source.facts.sha256, source.facts.key):
+            kept.pop("caption", None)  # it was one of other segments
+        title = entry.title if "title" in kept else None
+        source.labels = source.labels.over(Labels(title, entry.tags, entry.metadata))
+        source.said = digest_over(source.said, " ".join(kept.values()))
 
     def _stored(self, record: SourceRecord) -> Entry | None:
         """The first entry of a source."""
@@ -218,9 +228,7 @@ class Indexing:
             *((new, Labels()) for new, _ in self._replacing),
             *((stored, Labels()) for stored in self._catalogue.with_content(record.sha256)),
         ]
-        heirs = (
-            other for other in complete if _content(other[0]) == _content(record) and other[0].source != record.source
-        )
+        heirs = (other for other in complete if other[0].content == record.content and other[0].source != record.source)
         return next(heirs, None)
 
     def _write(self) -> None:
@@ -265,11 +273,10 @@ class Indexing:
         settled = []
         for task, source in batch.sources:
             record, previous = _record(task, source), source.previous
-            if previous is not None and _content(previous) != _content(record):
+            if previous is not None and previous.content != record.content:
                 self._replacing.append((record, previous))
             else:
-                self._settle_source(record, source)
-                settled.append(record)
+                settled.append(self._settle_source(record, source))
         self._catalogue.record(settled)
         self._catalogue.changed()
         self._progress(len(settled))
@@ -282,42 +289,50 @@ class Indexing:
         """
         replacing, self._replacing = self._replacing, []
         going = {record.source for record, _ in replacing}
-        needed = {_content(record) for record, _ in replacing}
+        heirs = {record.content: record for record, _ in replacing}
         for start in range(0, len(replacing), BATCH):
             part = replacing[start : start + BATCH]
             for _, previous in part:
                 alike = self._catalogue.with_content(previous.sha256)
-                needed |= {_content(other) for other in alike if other.source not in going}
-                if _content(previous) not in needed:
+                heirs |= {other.content: other for other in alike if other.source not in going}
+                if (heir := heirs.get(previous.content)) is None:
                     self._catalogue.remove_entries(previous)
+                else:
+                    self._catalogue.hand_over_entries(previous, heir)
             self._catalogue.record([record for record, _ in part])
             self._catalogue.changed()
             self.tally.changed += len(part)
             self._progress(len(part))
 
-    def _settle_source(self, record: SourceRecord, source: _Source) -> None:
-        """Bring the entries that are there into line with a source, and count it."""
+    def _settle_source(self, record: SourceRecord, source: _Source) -> SourceRecord:
+        """Bring the entries that are there into line with a source, and count it; what is to be recorded of it."""
         previous = source.previous
-        moved = previous is None and bool(source.known) and self._take_over(record, source)
-        if previous is not None and previous.labels != record.labels:
-            self._relabel(record, source)
-        if moved:
-            self.tally.moved += 1
-        elif previous is None:
+        if previous is None and source.known:
+            gone = self._moved_from(record)
+            if gone is not None:
+                for earlier in self._catalogue.recorded([gone]).values():
+                    self._keep_labels(source, earlier)
+                record = record.model_copy(update={"labels": source.said})
+                self._relabel(record, source)
+                self._catalogue.forget([gone])
+                self.tally.moved += 1
+                return record
+        if previous is None:
             self.tally.added += 1
-        else:
-            self.tally.unchanged += 1
+            return record
+        if previous.labels != record.labels:
+            self._relabel(record, source)
+        self.tally.unchanged += 1
+        return record
 
-    def _take_over(self, record: SourceRecord, source: _Source) -> bool:
-        """Give the entries of a file that has gone to the one that has its content now."""
+    def _moved_from(self, record: SourceRecord) -> str | None:
+        """The file that has gone and whose entries are those of the one that has its content now."""
         entry = self._stored(record)
         if entry is None or entry.source == record.source or entry.handle == entry.source:
-            return False
-        if Path(entry.source).exists():
-            return False
-        self._relabel(record, source)
-        self._catalogue.forget([entry.source])
-        return True
+            return None
+        if not has_gone(entry.source):
+            return None
+        return entry.source
 
     def _relabel(self, record: SourceRecord, source: _Source) -> None:
         """Say of a source's entries what the user says now; vectors and thumbnails stay."""
@@ -340,14 +355,14 @@ class Indexing:
 
 def _relabelled(entry: Entry, record: SourceRecord, source: _Source) -> Entry:
     labels = source.labels
-    told = labels != Labels()
+    title = entry.title if labels.title is None and entry.source == record.source else labels.title
     caption = labels.caption if isinstance(labels.caption, str) else entry.caption
     return entry.model_copy(
         update={
             "source": record.source,
-            "title": labels.title or _title(record.source, source.facts),
-            "tags": labels.tags if told else entry.tags,
-            "metadata": labels.metadata if told else entry.metadata,
+            "title": title or _title(record.source, source.facts),
+            "tags": entry.tags if labels.tags is None else labels.tags,
+            "metadata": entry.metadata if labels.metadata is None else labels.metadata,
             "caption": caption if entry.text is None else None,
         }
     )
@@ -366,24 +381,19 @@ def _entry(event: Encoded, labels: Labels) -> Entry:
         width=facts.width if seen else None,
         height=facts.height if seen else None,
         title=labels.title or _title(event.task.source, facts),
-        tags=labels.tags,
+        tags=labels.tags or (),
         text=segment.text,
         caption=labels.caption if isinstance(labels.caption, str) and segment.text is None else None,
-        metadata=labels.metadata,
+        metadata=labels.metadata or {},
     )
 
 
 def _title(source: str, facts: Facts) -> str:
     if source != facts.handle:
-        return Path(source).stem or source
+        return file_title(source)
     if facts.modality == "text":
         return one_line(facts.segments[0].text, TITLE_CHARS)
     return Path(facts.name).stem or facts.name
-
-
-def _content(record: SourceRecord) -> tuple[str, str]:
-    """What the entries of a source are made of, and how."""
-    return record.sha256, record.key
 
 
 def _record(task: Task, source: _Source) -> SourceRecord:
@@ -401,6 +411,6 @@ def _record(task: Task, source: _Source) -> SourceRecord:
         key=facts.key,
         counts=counts,
         failed=len(source.reasons),
-        labels=source.labels.digest,
+        labels=source.said,
         seconds=facts.seconds,
     )

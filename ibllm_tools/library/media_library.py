@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
-from ibllm_tools.errors import AttachmentNotFoundError, InvalidRequestError, StoreError, one_line
+from ibllm_tools.errors import AttachmentNotFoundError, IbllmError, InvalidRequestError, StoreError, one_line
 from ibllm_tools.library.absent_encoder import AbsentEncoder
 from ibllm_tools.library.catalogue import (
     Catalogue,
@@ -31,7 +31,7 @@ from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing
 from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, at_least_one, modalities, share
 from ibllm_tools.library.references import references
-from ibllm_tools.library.scanning import Task, scan
+from ibllm_tools.library.scanning import Refusal, Task, has_gone, is_file, scan
 from ibllm_tools.library.searching import Searcher, Wanted
 from ibllm_tools.library.verification import LibraryCheck, Verification
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
@@ -150,7 +150,7 @@ class MediaLibrary:
         *sources: Any,
         texts: Sequence[str] = (),
         title: str | None = None,
-        tags: Sequence[str] = (),
+        tags: Sequence[str] | None = None,
         metadata: Metadata | None = None,
         caption: str | bool = False,
         strict: bool = False,
@@ -161,15 +161,15 @@ class MediaLibrary:
 
         What is there and has not changed, by size and time, is passed over; what has changed is replaced; a file that
         was moved keeps its entries. What cannot be used is reported and left out. A run that was stopped, in whatever
-        way, is completed by the next one. What is said of a source stays until something else is said of it.
+        way, is completed by the next one. Title, tags, metadata and captions stay, each until another is given.
 
         Args:
             sources: paths, folders, globs and attachments. In folders and globs only files that are named like media.
             texts: texts, literally.
-            title: of the sources; their names by default.
-            tags: of the sources.
+            title: of the sources; their names by default, and again where it is empty.
+            tags: of the sources; an empty list takes away those that they have.
             metadata: of the sources, or a function of the source's path that gives it: text, numbers, true and false,
-                and lists of these.
+                and lists of these. It replaces what they have.
             caption: of the sources, or True, and the captioner writes one for every entry that is no text.
             strict: raise the first failure, instead of reporting it.
             progress: draw a bar where the output is a terminal.
@@ -374,9 +374,7 @@ class MediaLibrary:
             StoreError: the library or its store cannot be written.
         """
         gone = [
-            record
-            for record in self.sources()
-            if not record.source.startswith("att://") and not Path(record.source).exists()
+            record for record in self.sources() if not record.source.startswith("att://") and has_gone(record.source)
         ]
         self._remove(gone)
         if self.attachments is not None and self.folder is not None:
@@ -534,9 +532,14 @@ class MediaLibrary:
             raise InvalidRequestError("texts is a text, expected a list of them")
         for source in sources:
             for item in source if isinstance(source, list | tuple | set) else [source]:
-                yield self._kept(item) if isinstance(item, Attachment) and isinstance(item.source, bytes) else item
+                yield self._kept(item) if isinstance(item, Attachment) and not is_file(item) else item
         for text in texts:
-            yield self._kept(Attachment.from_text(text, limits=self.limits))
+            try:
+                attachment = Attachment.from_text(text, limits=self.limits)
+            except IbllmError as error:
+                yield Refusal(one_line(text), error)
+            else:
+                yield self._kept(attachment)
 
     def _kept(self, attachment: Attachment) -> Attachment:
         """An attachment that is no file, in the store."""
@@ -579,7 +582,11 @@ class MediaLibrary:
     def _remove(self, records: Sequence[SourceRecord]) -> int:
         going = {record.source for record in records}
         for record in records:
-            if all(other.source in going for other in self.catalogue.with_content(record.sha256)):
+            alike = self.catalogue.with_content(record.sha256)
+            heirs = [other for other in alike if other.content == record.content and other.source not in going]
+            if heirs:
+                self.catalogue.hand_over_entries(record, heirs[0])
+            else:
                 self.catalogue.remove_entries(record)
         if records:
             self.catalogue.forget(going)

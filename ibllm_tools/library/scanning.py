@@ -1,7 +1,7 @@
 """What there is to index: files, folders and globs as tasks, one per source.
 
-In folders and globs only files that are named like media are looked at, nothing hidden, and no folder behind a symbolic
-link. A file that is named itself is always tried.
+In folders and globs only files that are named like media are looked at, and nothing hidden; in folders also no folder
+behind a symbolic link. A file that is named itself is always tried.
 """
 
 import glob
@@ -94,7 +94,7 @@ def scan(sources: Iterable[Any], *, roots: Roots = None, without: Sequence[Path]
     """Find the files that are meant.
 
     Args:
-        sources: paths, folders, globs, attachments.
+        sources: paths, folders, globs, attachments; refusals are passed on.
         roots: folder or folders that files must lie in, symbolic links resolved; anywhere by default.
         without: folders that are passed over: the library's own.
     """
@@ -113,8 +113,26 @@ def scan(sources: Iterable[Any], *, roots: Roots = None, without: Sequence[Path]
     return found
 
 
+def is_file(attachment: Attachment) -> bool:
+    """Whether it is a file of the user's: neither bytes nor something in an attachment store."""
+    return isinstance(attachment.source, Path) and attachment.source.name != attachment.sha256
+
+
+def has_gone(path: str) -> bool:
+    """Whether there is no such file; one that cannot be looked at may be there."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def _expanded(source: Any, without: Sequence[Path], found: Scan) -> Iterator[Path | Task | Refusal]:
-    if isinstance(source, Attachment):
+    if isinstance(source, Refusal):
+        yield source
+    elif isinstance(source, Attachment):
         yield _attachment_task(source)
     elif isinstance(source, str) and SCHEME.match(source):
         reason = "handles and URLs are indexed as attachments; pass Attachment(...), which can open them"
@@ -126,10 +144,15 @@ def _expanded(source: Any, without: Sequence[Path], found: Scan) -> Iterator[Pat
         yield Refusal(one_line(source), AttachmentError(f"{one_line(source)}: {reason}"))
 
 
-def _attachment_task(attachment: Attachment) -> Task:
-    if isinstance(attachment.source, Path):
-        return _with_status(attachment.source, attachment)
-    return Task(attachment.handle, None, attachment, attachment.size)
+def _attachment_task(attachment: Attachment) -> Task | Refusal:
+    if not is_file(attachment):
+        return Task(attachment.handle, None, attachment, attachment.size)
+    path = Path(str(attachment.source))
+    try:
+        return _with_status(path, attachment)
+    except OSError as error:
+        reason = f"{attachment.name}: it has gone since it was opened ({error.strerror}); open it again"
+        return Refusal(str(path), AttachmentNotFoundError(reason))
 
 
 def _paths(path: Path, without: Sequence[Path], found: Scan) -> Iterator[Path | Refusal]:
@@ -144,7 +167,7 @@ def _paths(path: Path, without: Sequence[Path], found: Scan) -> Iterator[Path | 
                     str(path), AttachmentNotFoundError(f"{one_line(path)}: nothing matches; check the pattern")
                 )
             for match in map(Path, matches):
-                if match.is_dir():
+                if match.is_dir() or any(match.resolve().is_relative_to(folder) for folder in without):
                     continue
                 if match.suffix.lower() in MEDIA_SUFFIXES:
                     yield match

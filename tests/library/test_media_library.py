@@ -10,7 +10,7 @@ import pytest
 from drawn_embedder import DrawnEmbedder
 from sample_files import write_image, write_mesh, write_sound, write_video
 
-from ibllm_tools import Attachment, MediaLibrary
+from ibllm_tools import Attachment, AttachmentStore, MediaLibrary
 from ibllm_tools.errors import (
     AttachmentAccessError,
     AttachmentNotFoundError,
@@ -19,6 +19,9 @@ from ibllm_tools.errors import (
     InvalidRequestError,
     StoreError,
 )
+from ibllm_tools.library import encoding
+from ibllm_tools.library.indexing import Indexing
+from ibllm_tools.library.scanning import Task
 from ibllm_tools.store.segments import SegmentSettings
 
 
@@ -213,6 +216,49 @@ class TestAddingAgain:
         assert entry.thumbnail is not None
         assert len(embedder.encoded) == 1
 
+    def test_each_label_stays_until_another_is_given(self, library: MediaLibrary, media: Path) -> None:
+        picture = media / "red.png"
+        library.add(picture, title="A square", tags=["old"], metadata={"year": 1999})
+        library.add(picture, caption="A red square.")
+        library.add(picture, tags=["new"])
+        (entry,) = library.list()
+        assert (entry.title, entry.tags, entry.metadata) == ("A square", ("new",), {"year": 1999})
+        assert entry.caption == "A red square."
+        assert library.add(picture, title="A square", caption="A red square.").unchanged == 1
+        library.add(picture, title="", tags=[], metadata={})
+        (entry,) = library.list()
+        assert (entry.title, entry.tags, entry.metadata) == ("red", (), {})
+        assert entry.caption == "A red square."
+
+    def test_a_label_of_its_own_goes_with_a_file_that_is_moved(self, library: MediaLibrary, media: Path) -> None:
+        library.add(media / "red.png", title="A square", tags=["mine"])
+        (media / "red.png").rename(media / "crimson.png")
+        assert library.add(media / "crimson.png", metadata={"year": 2024}).moved == 1
+        (entry,) = library.list()
+        assert (entry.name, entry.title, entry.tags) == ("crimson.png", "A square", ("mine",))
+        assert entry.metadata == {"year": 2024}
+        library.add(media / "crimson.png", tags=["new"])
+        (entry,) = library.list()
+        assert (entry.title, entry.tags) == ("A square", ("new",))
+
+    def test_a_caption_does_not_outlive_what_it_describes(self, library: MediaLibrary, media: Path) -> None:
+        library.add(media / "red.png", title="A square", caption="A red square.")
+        write_image(media / "red.png", colour=(0, 0, 255))
+        assert library.add(media / "red.png").changed == 1
+        (entry,) = library.list()
+        assert (entry.title, entry.caption) == ("A square", None)
+        library.add(media / "red.png", caption="A red square.")
+        assert next(library.list()).caption == "A red square."
+
+    def test_what_is_cut_anew_gets_captions_anew(self, tmp_path: Path, media: Path, embedder: DrawnEmbedder) -> None:
+        for window in (10.0, 5.0):
+            settings = SegmentSettings(window_seconds=window)
+            with MediaLibrary.open(tmp_path / "library", embedder=embedder, settings=settings) as library:
+                library.add(media / "tone.wav")
+                assert {entry.caption for entry in library.list()} == {None}
+                library.add(media / "tone.wav", caption="A tone.")
+                assert {entry.caption for entry in library.list()} == {"A tone."}
+
     def test_labels_stay_when_nothing_is_said(self, library: MediaLibrary, media: Path) -> None:
         library.add(media / "notes.md", tags=["kept"], title="Bells")
         (media / "notes.md").write_text("Another text.")
@@ -220,6 +266,30 @@ class TestAddingAgain:
         (entry,) = library.list(modality="text")
         assert (entry.text, entry.tags, entry.title) == ("Another text.", ("kept",), "Bells")
         assert library.add(media).unchanged == 5
+
+    def test_a_file_that_is_taken_as_something_else_replaces_what_it_was(
+        self, library: MediaLibrary, media: Path
+    ) -> None:
+        library.add(media / "red.png")
+        assert library.add(Attachment(media / "red.png", modality="depth")).changed == 1
+        (entry,) = library.list()
+        assert entry.modality == "depth"
+        assert library.verify().ok
+        assert library.delete(media / "red.png") == 1
+        assert len(library) == 0
+
+    def test_a_kept_attachment_is_indexed_by_its_handle(
+        self, library: MediaLibrary, media: Path, tmp_path: Path
+    ) -> None:
+        elsewhere = AttachmentStore(tmp_path / "elsewhere")
+        handle = elsewhere.put(media / "red.png")
+        (media / "red.png").unlink()
+        library.add(Attachment(handle, store=elsewhere))
+        (entry,) = library.list()
+        assert (entry.source, entry.title) == (handle, "red")
+        assert library.attachment(entry).sha256 == entry.sha256
+        assert library.prune() == []
+        assert library.add(Attachment(handle, store=library.attachments)).unchanged == 1
 
     def test_other_windows_replace_the_old_ones(self, tmp_path: Path, media: Path, embedder: DrawnEmbedder) -> None:
         for step in (5.0, 10.0):
@@ -291,6 +361,30 @@ class TestFailures:
             assert "changed while it was indexed" in report.failures[0].reason
             assert [entry.name for entry in library.list()] == ["red.png"]
 
+    def test_what_is_no_text_and_what_has_gone_are_reported(self, library: MediaLibrary, media: Path) -> None:
+        opened = Attachment(media / "red.png")
+        (media / "red.png").unlink()
+        report = library.add(opened, texts=["a bell in the fog", ""])
+        assert report.added == 1
+        assert [failure.source for failure in report.failures] == [str(media / "red.png"), ""]
+        assert "it has gone since it was opened" in report.failures[0].reason
+
+    def test_many_files_that_are_known_are_told_of_as_they_come(
+        self, library: MediaLibrary, media: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pictures = [write_image(media / f"{index}.png", (index, 0, 0)) for index in range(9)]
+        library.add(*pictures)
+        for path in pictures:
+            os.utime(path, (1_800_000_000, 1_800_000_000))
+        monkeypatch.setattr(encoding, "AHEAD", 2)
+        open_ = Task.open
+        begun, told = [], []
+        monkeypatch.setattr(Task, "open", lambda task, limits: begun.append(task.source) or open_(task, limits))
+        begin = Indexing._begin
+        monkeypatch.setattr(Indexing, "_begin", lambda run, event: told.append(len(begun)) or begin(run, event))
+        assert library.add(*pictures).unchanged == 9
+        assert told == [2, 2, 4, 4, 6, 6, 8, 8, 9]
+
     def test_paths_outside_the_roots_are_refused(self, tmp_path: Path, media: Path, embedder: DrawnEmbedder) -> None:
         (media / "deep" / "link.png").symlink_to(write_image(tmp_path / "secret.png"))
         with MediaLibrary.open(tmp_path / "library", embedder=embedder, roots=media) as library:
@@ -317,6 +411,11 @@ class TestFailures:
             ({"metadata": {"x": 2**63}}, "64 bits"),
             ({"metadata": {"x": {"nested": 1}}}, "of type dict"),
             ({"metadata": {"x": "a" * 5000}}, "characters"),
+            ({"title": 5}, "type int, expected text"),
+            ({"caption": 5}, "type int, expected text"),
+            ({"title": "a" * 5000}, "characters"),
+            ({"tags": ["\udcff"]}, "no valid Unicode"),
+            ({"title": "\udcff"}, "no valid Unicode"),
         ],
     )
     def test_labels_that_cannot_be_stored_are_refused_before_anything_is_written(

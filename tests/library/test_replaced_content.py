@@ -48,6 +48,9 @@ def test_every_content_that_is_left_can_be_found_and_no_other(
     write(media, after, time=10)
     library.add(media)
     assert contents(library) == sorted(set(after.values()))
+    assert all((media / entry.name).read_text() == entry.text for entry in library.list())
+    assert all(entry.title == Path(entry.name).stem for entry in library.list())
+    assert all(library.attachment(entry).sha256 == entry.sha256 for entry in library.list())
 
 
 def test_a_source_that_changes_counts_as_changed_once(library: MediaLibrary, tmp_path: Path) -> None:
@@ -56,3 +59,17 @@ def test_a_source_that_changes_counts_as_changed_once(library: MediaLibrary, tmp
     report = library.add(write(media, {"a.txt": "third"}, time=10))
     assert (report.added, report.changed, report.unchanged) == (0, 1, 1)
     assert library.add(media).unchanged == 2
+
+
+@pytest.mark.parametrize("gone", ["a.txt", "b.txt"])
+def test_what_a_removed_copy_shared_is_cited_as_the_one_that_is_left(
+    library: MediaLibrary, tmp_path: Path, gone: str
+) -> None:
+    media = write(tmp_path / "media", {"a.txt": "same", "b.txt": "same"}, time=0)
+    library.add(media)
+    (media / gone).unlink()
+    assert library.prune() == [str(media / gone)]
+    (entry,) = library.list()
+    assert (media / entry.name).exists()
+    assert library.attachment(entry).sha256 == entry.sha256
+    assert library.add(media).unchanged == 1
