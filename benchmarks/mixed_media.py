@@ -16,12 +16,12 @@ SOUND_SECONDS, SENTENCES = 12.0, 12
 SUFFIXES = {"images": ".png", "sounds": ".wav", "videos": ".mp4", "meshes": ".glb", "texts": ".txt"}
 
 
-def write_media(folder: Path, counts: Mapping[str, int]) -> int:
-    """Write so many files of each kind into folders of their own; how many there are in the end."""
+def write_media(folder: Path, counts: Mapping[str, int], *, seed: int = 9) -> int:
+    """Write so many files of each kind into folders of their own, others for each seed; how many there are in the end."""
     for kind, count in counts.items():
         (folder / kind).mkdir(parents=True)
         for index in range(count):
-            _write(kind, folder / kind / f"{index:05}{SUFFIXES[kind]}", np.random.default_rng([9, index]))
+            _write(kind, folder / kind / f"{index:05}{SUFFIXES[kind]}", np.random.default_rng([seed, index]))
     return sum(counts.values())
 
 
