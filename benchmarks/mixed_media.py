@@ -17,7 +17,7 @@ SUFFIXES = {"images": ".png", "sounds": ".wav", "videos": ".mp4", "meshes": ".gl
 
 
 def write_media(folder: Path, counts: Mapping[str, int], *, seed: int = 9) -> int:
-    """Write so many files of each kind into folders of their own, others for each seed; how many there are in the end."""
+    """Write so many files of each kind into folders of their own, others for each seed; how many there are."""
     for kind, count in counts.items():
         (folder / kind).mkdir(parents=True)
         for index in range(count):
