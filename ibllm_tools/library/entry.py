@@ -61,6 +61,11 @@ class Entry(BaseModel):
         """The file's name, or the title of what is no file, for messages and citations."""
         return self.title if self.source.startswith("att://") else Path(self.source).name or self.source
 
+    @property
+    def readable(self) -> str:
+        """Its text or its caption; of what has neither, its title and what it is: there is always something to read."""
+        return self.text or self.caption or f"{self.title} ({self.modality})"
+
     def of_source(self, source: str) -> Self:
         """It as an entry of another source with the same content; a title that was the file's name is the new one's."""
         named = not self.source.startswith("att://") and self.title == file_title(self.source)

@@ -140,6 +140,15 @@ class TestAdding:
         report = library.add(media, metadata=lambda source: {"x": [] if source.endswith(".glb") else [1]})
         assert (report.added, Path(report.failures[0].source).name) == (4, "box.glb")
 
+    def test_there_is_something_to_read_of_every_entry(self, library: MediaLibrary, media: Path) -> None:
+        library.add(media / "red.png", media / "notes.md")
+        library.add(media / "tone.wav", caption="A high tone.")
+        assert {entry.readable for entry in library.list()} == {
+            "red (image)",
+            "# Bells\n\nA bell rings in the tower.",
+            "A high tone.",
+        }
+
 
 class TestAddingAgain:
     def test_unchanged_files_are_not_opened(
