@@ -3,7 +3,7 @@
 Chroma's files never shrink, and the log that its indexes are made from keeps every vector that was ever written. The
 new database grows beside the old one, as ``chroma.compacted``. Two renames swap them: the old one becomes
 ``chroma.previous``, and the new one gets its place. Whatever a kill leaves is one whole database, and what it leaves
-of the other is removed when the library is opened again.
+of the other is removed when the library is opened again, once the one in its place is seen to hold something.
 """
 
 import os
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ibllm_tools.errors import StoreError, StoreLockedError
 from ibllm_tools.store.chroma import Records, VectorCollection, VectorDatabase
-from ibllm_tools.store.database_file import DatabaseFile
+from ibllm_tools.store.database_file import SQLITE_FILE, DatabaseFile
 from ibllm_tools.store.folder_lock import own_folder, owners
 from ibllm_tools.store.hnsw_files import index_damage
 
@@ -77,13 +77,15 @@ def complete_swap(folder: Path) -> None:
 
     Raises:
         StoreLockedError: it is being compacted now.
-        StoreError: it cannot be written to.
+        StoreError: it cannot be read or written.
     """
     compacted, previous = (folder.with_name(folder.name + suffix) for suffix in (COMPACTED, PREVIOUS))
     if not compacted.exists() and not previous.exists():
         return
     with _swapping(folder):
-        if previous.exists() and not folder.exists():
+        if previous.exists() and not _holds_anything(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
             (compacted if compacted.exists() else previous).rename(folder)
         for left in (compacted, previous):
             shutil.rmtree(left, ignore_errors=True)
@@ -172,10 +174,25 @@ def _write_through(folder: Path) -> None:
             _flush(path)
 
 
+def _holds_anything(folder: Path) -> bool:
+    """Whether a database with collections lies there."""
+    if owners(folder):
+        return True  # SQLite's locks would not keep it from the engine of this process
+    if not (folder / SQLITE_FILE).exists():
+        return False
+    with DatabaseFile.open(folder) as file:
+        return bool(file.collections())
+
+
 def _swap(folder: Path) -> None:
     compacted, previous = (folder.with_name(folder.name + suffix) for suffix in (COMPACTED, PREVIOUS))
-    folder.rename(previous)
-    compacted.rename(folder)
+    try:
+        folder.rename(previous)
+        compacted.rename(folder)
+    except BaseException:
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
+        raise
     if hasattr(os, "O_DIRECTORY"):
         _flush(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)

@@ -114,8 +114,8 @@ class MediaLibrary:
             place = Path(location).expanduser() / DATABASE_FOLDER
             attachments = Path(location).expanduser() / ATTACHMENT_FOLDER if attachments is None else attachments
             complete_swap(place)
-            if (embedder is None or not create) and not (place / SQLITE_FILE).exists():
-                raise StoreError(f"{location}: no library there; index something into it first, or correct the path")
+            if embedder is None or not create:
+                _require_database(place)
         database = VectorDatabase.open(place, keep_log=True)
         try:
             catalogue = Catalogue.open(
@@ -432,6 +432,8 @@ class MediaLibrary:
             return compact(self.catalogue.database, place, progress=progress)
         finally:
             self.catalogue.database.close()
+            complete_swap(place)
+            _require_database(place)
             self.catalogue = Catalogue.open(VectorDatabase.open(place, keep_log=True), name)
             self._searcher = Searcher(self.catalogue)
 
@@ -592,6 +594,12 @@ class MediaLibrary:
             self.catalogue.forget(going)
             self.catalogue.changed()
         return len(records)
+
+
+def _require_database(place: Path) -> None:
+    """Refuse a folder without a database, in which Chroma would make an empty one."""
+    if not (place / SQLITE_FILE).exists():
+        raise StoreError(f"{place.parent}: no library there; index something into it first, or correct the path")
 
 
 def _source_name(source: str | Path | Entry) -> str:

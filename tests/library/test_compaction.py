@@ -13,6 +13,7 @@ from forked_runs import Runs
 from ibllm_tools import MediaLibrary
 from ibllm_tools.errors import StoreError, StoreLockedError
 from ibllm_tools.library.compaction import size_on_disk
+from ibllm_tools.store.chroma import VectorDatabase
 
 TEXTS = 10
 
@@ -98,6 +99,9 @@ class TestKilled:
             ({"chroma.previous": "old", "chroma.compacted": "new"}, "new"),  # between the renames
             ({"chroma": "new", "chroma.previous": "old"}, "new"),  # while the old one was removed
             ({"chroma.previous": "old"}, "old"),  # never left by a kill, and no reason to lose everything
+            ({"chroma": "empty", "chroma.previous": "old", "chroma.compacted": "new"}, "new"),  # nor these
+            ({"chroma": "empty", "chroma.previous": "old"}, "old"),
+            ({"chroma": "bare", "chroma.previous": "old"}, "old"),
         ],
     )
     def test_what_is_left_is_one_whole_database(
@@ -109,6 +113,8 @@ class TestKilled:
         shutil.copytree(tmp_path / "old", tmp_path / "new")
         shutil.copytree(tmp_path / "old", tmp_path / "part")
         (tmp_path / "part" / "chroma.sqlite3").write_bytes(b"SQLite format 3\0")
+        VectorDatabase.open(tmp_path / "empty", keep_log=True).close()
+        (tmp_path / "bare").mkdir()
         for kind in ("old", "new"):
             (tmp_path / kind / "mark").write_text(kind)
         for name, kind in there.items():
@@ -116,6 +122,32 @@ class TestKilled:
         with open_library(place) as library:
             assert contents(library) == before
         assert (place / "chroma" / "mark").read_text() == expected
+        assert [path.name for path in place.iterdir() if path.name.startswith("chroma")] == ["chroma"]
+
+    @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+    @pytest.mark.parametrize("renamed", ["chroma", "chroma.compacted"])
+    @pytest.mark.parametrize("done", [False, True])
+    def test_stopped_at_a_rename_nothing_is_lost(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, renamed: str, done: bool
+    ) -> None:
+        rename = Path.rename
+
+        def stopped(path: Path, target: Path) -> Path:
+            if path.name != renamed or path.parent != place:
+                return rename(path, target)
+            monkeypatch.setattr(Path, "rename", rename)
+            if done:
+                rename(path, target)
+            raise error
+
+        with open_library(place) as library:
+            before = contents(library)
+            monkeypatch.setattr(Path, "rename", stopped)
+            with pytest.raises(StoreError if isinstance(error, OSError) else KeyboardInterrupt):
+                library.compact(progress=False)
+            assert contents(library) == before
+        with open_library(place) as library:
+            assert contents(library) == before
         assert [path.name for path in place.iterdir() if path.name.startswith("chroma")] == ["chroma"]
 
     def test_killed_at_any_moment_it_is_whole(self, place: Path, tmp_path: Path, runs: Runs) -> None:
