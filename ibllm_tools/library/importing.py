@@ -132,6 +132,8 @@ class _Importing:
         # Only where there is one: opening a store makes its folder.
         self._kept = AttachmentStore(folder / ATTACHMENTS) if (folder / ATTACHMENTS).is_dir() else None
         self._without_thumbnail = 0
+        self._replacing: dict[str, SourceRecord] = {}  # what sources are now that had another content,
+        self._replaced: list[SourceRecord] = []  # and what they were before
 
     def check(self) -> None:
         """Go through everything once, so that nothing is written of an export that is damaged or was never one.
@@ -150,11 +152,9 @@ class _Importing:
         """Take it over."""
         for modality, entries, vectors in self._entries():
             self._take_entries(modality, [self._placed(entry) for entry in entries], vectors)
-        replaced = [old for records in self._sources() for old in self._take_sources(records)]
-        # Last, for until then a source may come that has this content.
-        for old in replaced:
-            if all(record.key != old.key for record in self._catalogue.with_content(old.sha256)):
-                self._catalogue.remove_entries(old)
+        for records in self._sources():
+            self._take_sources(records)
+        self._replace()
         self._catalogue.changed()
         if self._without_thumbnail:
             reason = f"{self._without_thumbnail:,} are missing or damaged in the export; copy or export it again"
@@ -240,15 +240,34 @@ class _Importing:
         self._catalogue.changed()
         self.written += len(rows)
 
-    def _take_sources(self, records: Sequence[SourceRecord]) -> list[SourceRecord]:
-        """Remember sources; the records of those that had another content before."""
-        placed = {record.source: record for record in map(self._with_content, records)}  # rebase may unite two folders
-        previous = self._catalogue.recorded(list(placed))
-        pairs = [(record, previous.get(record.source)) for record in self._checked(list(placed.values()))]
-        self._catalogue.record([record for record, old in pairs if record != old])
-        return [
-            old for record, old in pairs if old is not None and (old.sha256, old.key) != (record.sha256, record.key)
-        ]
+    def _take_sources(self, records: Sequence[SourceRecord]) -> None:
+        """Remember sources, but for those that had another content before."""
+        placed = list(map(self._with_content, records))
+        known = {**self._catalogue.recorded(list({record.source for record in placed})), **self._replacing}
+        settled = {}
+        for record in self._checked(placed):
+            old = known.get(record.source)
+            if old is not None and _content(old) != _content(record):
+                self._replacing[record.source] = record
+                self._replaced.append(old)
+            elif record != old:
+                settled[record.source] = record
+            known[record.source] = record  # rebase may unite two folders
+        self._catalogue.record(list(settled.values()))
+
+    def _replace(self) -> None:
+        """Remember the sources that have new content, once what they had before is deleted.
+
+        This is done last, for until then a source may come that has this content. Until then they are recorded as they
+        were, so that an import that was stopped is completed by repeating it.
+        """
+        needed = set(map(_content, self._replacing.values()))
+        for old in self._replaced:
+            alike = self._catalogue.with_content(old.sha256)
+            needed |= {_content(other) for other in alike if other.source not in self._replacing}
+            if _content(old) not in needed:
+                self._catalogue.remove_entries(old)
+        self._catalogue.record(list(self._replacing.values()))
 
     def _with_content(self, record: SourceRecord) -> SourceRecord:
         """The record as the source is called here, where its bytes have been put."""
@@ -284,6 +303,11 @@ class _Importing:
                     yield record.model_copy(update={"complete": False})
                 else:
                     yield record
+
+
+def _content(record: SourceRecord) -> tuple[str, str]:
+    """What the entries of a source are made of."""
+    return record.sha256, record.key
 
 
 def _grouped(records: Sequence[SourceRecord]) -> Iterator[list[SourceRecord]]:

@@ -30,7 +30,7 @@ from ibllm_tools.errors import (
     StoreError,
 )
 from ibllm_tools.library import export_format, exporting, importing
-from ibllm_tools.library.catalogue import SourceRecord
+from ibllm_tools.library.catalogue import Catalogue, SourceRecord
 from ibllm_tools.library.importing import exported_encoder
 from ibllm_tools.library.relocation import Relocation
 
@@ -343,6 +343,42 @@ class TestImport:
         other.add(tone, notes)
         other.import_(own.export)
         assert content(own.library).keys() == content(other).keys()
+
+    @pytest.mark.parametrize("step", ["remove_entries", "record"])
+    def test_stopped_at_any_step_it_leaves_nothing_of_what_was_replaced(
+        self, own: Filled, other: MediaLibrary, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        write_sound(own.media / "tone.wav", seconds=41)
+        (own.media / "notes.md").write_text("Something else.")
+        other.add(own.media)
+        calls, done = iter(range(1)), getattr(Catalogue, step)
+
+        def stop(catalogue: Catalogue, *arguments: Any) -> None:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            done(catalogue, *arguments)
+
+        with monkeypatch.context() as stopped:
+            stopped.setattr(Catalogue, step, stop)
+            with pytest.raises(KeyboardInterrupt):
+                other.import_(own.export)
+        other.import_(own.export)
+        assert content(own.library).keys() == content(other).keys()
+
+    def test_two_united_sources_of_other_contents_leave_those_of_one(self, tmp_path: Path, own: Filled) -> None:
+        one, two = tmp_path / "one" / "a.txt", tmp_path / "two" / "a.txt"
+        for path in (one, two):
+            path.parent.mkdir()
+            path.write_text(f"What was in {path.parent.name}.")
+            own.library.add(path)
+        own.library.export(tmp_path / "second")
+        with MediaLibrary.open(None, embedder=DrawnEmbedder(), attachments=tmp_path / "kept") as library:
+            (tmp_path / "here").mkdir()
+            (tmp_path / "here" / "a.txt").write_text("What was here.")
+            library.add(tmp_path / "here")
+            library.import_(tmp_path / "second", rebase={str(path.parent): tmp_path / "here" for path in (one, two)})
+            texts = [entry.text for entry in library.list() if entry.source == str(tmp_path / "here" / "a.txt")]
+        assert texts == ["What was in two."]
 
     def test_another_encoder_is_refused(self, tmp_path: Path, export: Path) -> None:
         for encoder in (DrawnEmbedder("another"), DrawnEmbedder(dimension=16)):
