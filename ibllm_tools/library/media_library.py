@@ -29,7 +29,7 @@ from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing
-from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, at_least_one, modalities, share
+from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, as_weights, at_least_one, modalities, share
 from ibllm_tools.library.references import references
 from ibllm_tools.library.scanning import Refusal, Task, has_gone, is_file, scan
 from ibllm_tools.library.searching import Searcher, Wanted
@@ -244,7 +244,8 @@ class MediaLibrary:
             modality: of what is to be found; everything by default.
             where: filter of the metadata, in Chroma's language.
             min_score: leaves out what scores less.
-            query_weights: of several queries; negative ones say what it is not to be like.
+            query_weights: of several queries; negative ones say what it is not to be like. The words of these do not
+                count; those of a text with 0 do, and nothing else of it.
             ranking: by ``"similarity"`` of the embeddings; by the ``"words"`` of captions, texts and titles; or both.
             diversity: 0 to 1; above 0, sources that resemble those before them come later.
             segments: of each source, at most.
@@ -269,9 +270,16 @@ class MediaLibrary:
         queries = as_queries(query)
         if ranking == "similarity":
             return self._searcher.by_similarity(self.embed_query(queries, query_weights), wanted)
-        words = " ".join(item for item in queries if isinstance(item, str) and not item.startswith("att://"))
+        weights = as_weights(query_weights, len(queries))
+        words = " ".join(
+            item
+            for item, weight in zip(queries, weights, strict=True)
+            if isinstance(item, str) and not item.startswith("att://") and weight >= 0
+        )
         if not words.strip():
-            raise InvalidRequestError(f"ranking {ranking!r} of a query without text; add one, or rank by similarity")
+            raise InvalidRequestError(
+                f"ranking {ranking!r} of a query without text; add one whose weight is not negative, or rank by similarity"
+            )
         if ranking == "words":
             return self._searcher.by_words(words, wanted)
         return self._searcher.hybrid(self.embed_query(queries, query_weights), words, wanted)

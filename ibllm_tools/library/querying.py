@@ -48,11 +48,7 @@ class QueryEncoder:
             InvalidRequestError: weights that do not fit, or cancel the queries out; a query that cannot be used.
             AttachmentError: a file that cannot be used.
         """
-        factors = [1.0] * len(queries) if weights is None else [float(weight) for weight in weights]
-        if len(factors) != len(queries) or not np.isfinite(factors).all():
-            raise InvalidRequestError(
-                f"query_weights {weights} for {len(queries)} queries, expected a finite one for each"
-            )
+        factors = as_weights(weights, len(queries))
         rows = np.stack([self._vector(item) for item in queries])  # (Q, E)
         mix = np.asarray(factors, np.float32) @ rows
         length = float(np.linalg.norm(mix))
@@ -98,6 +94,19 @@ def as_queries(query: Query | Sequence[Query]) -> list[Query]:
             f"query {one_line(query)!r}, expected text, a Path, an Attachment, a handle, a hit, a vector, or several"
         )
     return queries  # type: ignore[return-value]  # checked
+
+
+def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """The weights of so many queries, 1 by default; raises InvalidRequestError for those that do not fit."""
+    try:
+        factors = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        factors = []
+    if len(factors) != count or not np.isfinite(factors).all():
+        raise InvalidRequestError(
+            f"query_weights {one_line(weights)} for {count} queries, expected a finite one for each"
+        )
+    return factors
 
 
 def modalities(modality: Modality | Sequence[Modality] | None) -> tuple[Modality, ...]:

@@ -4,7 +4,7 @@
 of different modalities lie in different ranges (the modality gap), so they are calibrated before they are merged.
 An id tells the content, so segments are grouped by source before anything else of them is read.
 
-**By words.** Captions, texts and titles that hold the words, case apart, ranked by BM25 (Robertson and Zaragoza, 2009).
+**By words.** Captions, texts and titles that hold the words, case apart, ranked by `ibllm_tools.library.bm25`.
 
 **Hybrid.** Both rankings, fused by reciprocal ranks (Cormack et al., 2009): 1 / (60 + rank) of each, scaled so that the
 first of both has 1.
@@ -15,8 +15,7 @@ first of both has 1.
 
 import json
 import math
-import re
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -25,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ibllm_tools.library import bm25
 from ibllm_tools.library.calibration import Calibration
 from ibllm_tools.library.catalogue import Catalogue, content_of, entries_of, modality_of
 from ibllm_tools.library.entry import Entry, Hit, SegmentHit
@@ -44,14 +44,10 @@ REMEMBERED = 64 << 20
 """Bytes of entries that passed filters, at most; they are forgotten when the library changes."""
 ID_BYTES = 200
 RANK = 60
-BM25_K, BM25_B = 1.2, 0.75
-WORD_MATCHES = 5000
-"""Documents that are read of those that hold a word."""
 SAMPLE = 500
 """Entries of a modality that calibration is fitted to."""
 GROWTH = 0.1
 """Share by which a collection may grow or shrink before calibration is fitted anew."""
-WORD = re.compile(r"\w+")
 
 
 class Candidate(NamedTuple):
@@ -183,12 +179,12 @@ class Searcher:
 
     def _worded(self, words: str, wanted: Wanted) -> list[Candidate]:
         """Entries that hold any of the words, by BM25 within their collection; the best has 1."""
-        terms = list(dict.fromkeys(word.lower() for word in WORD.findall(words)))
+        terms = bm25.query_terms(words)
         found: dict[str, float] = {}
         sizes = self._current().sizes
         for modality in wanted.modalities:
             if sizes.get(modality):
-                found |= _bm25(self._catalogue.entries(modality), sizes[modality], terms, wanted.where)
+                found |= bm25.scores(self._catalogue.entries(modality), sizes[modality], terms, wanted.where)
         best = max(found.values(), default=1.0)
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         return [Candidate(id_, score / best, None) for id_, score in ranked]
@@ -369,35 +365,6 @@ def _bar(candidates: Sequence[Candidate], wanted: Wanted) -> float:
     groups = _grouped(candidates, wanted)
     bar = groups[wanted.ranked - 1][0].score if len(groups) >= wanted.ranked else -math.inf
     return bar if wanted.min_score is None else max(bar, wanted.min_score)
-
-
-def _bm25(collection: VectorCollection, size: int, terms: Sequence[str], where: Where | None) -> dict[str, float]:
-    documents: dict[str, Counter[str]] = {}
-    holding: Counter[str] = Counter()
-    for term in terms:
-        found = collection.find(
-            where,
-            contains={"$regex": rf"(?i)\b{re.escape(term)}\b"},
-            limit=WORD_MATCHES,
-            include=["documents"],
-        )
-        holding[term] = len(found.ids)
-        for id_, document in zip(found.ids, found.documents, strict=True):
-            documents.setdefault(id_, Counter(word.lower() for word in WORD.findall(document)))
-    if not documents:
-        return {}
-    mean = sum(sum(words.values()) for words in documents.values()) / len(documents)
-    rarity = {term: math.log(1 + (size - holding[term] + 0.5) / (holding[term] + 0.5)) for term in terms}
-    return {
-        id_: sum(
-            rarity[term]
-            * words[term]
-            * (BM25_K + 1)
-            / (words[term] + BM25_K * (1 - BM25_B + BM25_B * sum(words.values()) / mean))
-            for term in terms
-        )
-        for id_, words in documents.items()
-    }
 
 
 def _segment_hit(entry: Entry, candidate: Candidate) -> SegmentHit:

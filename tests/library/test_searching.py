@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,6 +224,39 @@ class TestWords:
         with pytest.raises(InvalidRequestError, match="without text"):
             library.search(media / "001.png", ranking="words")
 
+    @pytest.mark.parametrize(
+        ("text", "query"),
+        [
+            ("5 \N{MICRO SIGN}m wide", "\N{GREEK SMALL LETTER MU}m"),
+            ("5 \N{GREEK SMALL LETTER MU}m wide", "\N{MICRO SIGN}M"),
+            ("हिन्दी भाषा", "हिन्दी"),
+            ("Cafe\N{COMBINING ACUTE ACCENT} noir", "CAFÉ"),
+            ("Café noir", "cafe\N{COMBINING ACUTE ACCENT}"),
+            ("Eine STRASSE", "straße"),
+            ("می\N{ZERO WIDTH NON-JOINER}خواهم", "می\N{ZERO WIDTH NON-JOINER}خواهم"),
+            ("9 m² of snake_case", "m²"),
+            ("9 m² of snake_case", "snake_case"),
+        ],
+    )
+    def test_words_of_every_script_are_found(
+        self, tmp_path: Path, embedder: DrawnEmbedder, text: str, query: str
+    ) -> None:
+        with MediaLibrary.open(None, embedder=embedder, attachments=tmp_path) as library:
+            library.add(texts=[text, "Nothing of it."])
+            assert [hit.text for hit in library.search(query, ranking="words")] == [text]
+
+    @pytest.mark.parametrize("ranking", ["words", "hybrid"])
+    def test_words_that_are_not_wanted_find_nothing(self, library: MediaLibrary, ranking: str) -> None:
+        asked: Any = {"ranking": ranking, "query_weights": [1, -1]}
+        hits = library.search(["piano", "drum"], **asked)
+        assert hits[0].name == "piano.txt"
+        if ranking == "words":
+            assert names(hits) == ["piano.txt"]
+        else:
+            assert hits == library.search(["piano", library.embed_query("drum")], **asked)
+        with pytest.raises(InvalidRequestError, match="not negative"):
+            library.search("drum", ranking="words", query_weights=[-1])
+
     def test_a_hybrid_ranks_what_both_find_first(self, library: MediaLibrary, media: Path) -> None:
         hits = library.search(["bell", media / "drum.txt"], ranking="hybrid", query_weights=[0, 1], k=3)
         assert hits[0].name == "drum.txt"
@@ -259,6 +293,9 @@ class TestDiversity:
         ({"query": np.full(32, np.nan, np.float32)}, "finite"),
         ({"query": ["a bell", "a bell"], "query_weights": [1, -1]}, "cancel"),
         ({"query": "a bell", "query_weights": [1, 2]}, "for 1 queries"),
+        ({"query": "a bell", "query_weights": [1, 2], "ranking": "words"}, "for 1 queries"),
+        ({"query": "a bell", "query_weights": ["x"], "ranking": "words"}, "for 1 queries"),
+        ({"query": "a bell", "query_weights": [float("nan")], "ranking": "hybrid"}, "for 1 queries"),
         ({"query": "a bell", "k": 0}, "k=0"),
         ({"query": "a bell", "segments": 0}, "segments=0"),
         ({"query": "a bell", "diversity": 2}, "diversity=2"),
