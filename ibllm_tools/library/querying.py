@@ -1,13 +1,14 @@
 """What a query may be, and its vector."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
-from ibllm_tools.errors import AttachmentNotFoundError, InvalidRequestError, one_line
+from ibllm_tools.errors import AttachmentError, AttachmentNotFoundError, InvalidRequestError, one_line
 from ibllm_tools.library.catalogue import MODALITIES, Catalogue, modality_of
 from ibllm_tools.library.entry import Entry
 from ibllm_tools.media.limits import Limits
@@ -80,9 +81,14 @@ class QueryEncoder:
         if self._attachments is not None and query in self._attachments:
             return Attachment(query, store=self._attachments, limits=self._limits)
         for record in self._catalogue.with_content(query.removeprefix("att://")):
-            if Path(record.source).is_file():
-                return Attachment(Path(record.source), roots=self._roots, limits=self._limits)
-        raise AttachmentNotFoundError(f"{one_line(query)}: neither in the attachment store nor a source of the library")
+            with suppress(AttachmentError):
+                opened = Attachment(Path(record.source), roots=self._roots, limits=self._limits)
+                if opened.handle == query:
+                    return opened
+        raise AttachmentNotFoundError(
+            f"{one_line(query)}: neither in the attachment store nor a source of the library that can be opened and "
+            "has not changed; index it again"
+        )
 
 
 def as_queries(query: Query | Sequence[Query]) -> list[Query]:

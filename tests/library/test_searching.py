@@ -123,6 +123,22 @@ class TestSimilarity:
         with pytest.raises(AttachmentNotFoundError, match="neither in the attachment store"):
             library.search("att://" + "0" * 64)
 
+    def test_a_handle_is_the_copy_that_has_its_content(self, tmp_path: Path, embedder: DrawnEmbedder) -> None:
+        copies = [tmp_path / folder / "a.png" for folder in ("one", "two", "three")]
+        for copy in copies:
+            copy.parent.mkdir()
+            write_image(copy, (9, 9, 200))
+        with MediaLibrary.open(None, embedder=embedder) as library:
+            library.add(*copies)
+            handle = Attachment(copies[0]).handle
+            expected = drawn(embedder, copies[2])
+            write_image(copies[0], (200, 9, 9))
+            allowed = MediaLibrary(library.catalogue, embedder, None, roots=[copies[0].parent, copies[2].parent])
+            assert np.allclose(allowed.embed_query(handle), expected)
+            copies[2].unlink()
+            with pytest.raises(AttachmentNotFoundError, match="has not changed"):
+                allowed.embed_query(handle)
+
     def test_new_entries_are_found_at_once(self, tmp_path: Path, embedder: DrawnEmbedder) -> None:
         with MediaLibrary.open(None, embedder=embedder) as library:
             assert library.search(np.ones(32, np.float32)) == []
