@@ -56,6 +56,17 @@ def test_what_has_no_caption_gets_one_for_the_prompt(assistant: Assistant, libra
     assert next(entry for entry in library.list(modality="point")).caption is None
 
 
+def test_an_empty_caption_is_none(assistant: Assistant) -> None:
+    class Silent:
+        def captions(self, embeddings: np.ndarray) -> list[str]:
+            return [""] * len(embeddings)
+
+    with MediaLibrary.open(None, embedder=assistant.embedder, captioner=Silent()) as library:
+        library.add(MEDIA / "duck.glb", caption=True)
+        answer = assistant.ask("a duck", library=library)
+    assert [piece.caption for piece in answer.evidence] == ["It is a duck."]
+
+
 def test_a_file_is_searched_for_by_what_is_like_it(assistant: Assistant, library: MediaLibrary) -> None:
     answer = assistant.ask("What is making this sound?", str(MEDIA / "bell.wav"), library=library, k=2)
     asked, *found = answer.evidence

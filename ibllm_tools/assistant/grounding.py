@@ -73,7 +73,7 @@ def require_same_encoder(library: MediaLibrary, fingerprint: str) -> None:
 
 def _described(hits: Sequence[Hit], library: MediaLibrary, captions: Captions) -> list[Evidence]:
     """The hits as evidence; what has neither text nor caption gets a caption from its embedding."""
-    silent = [hit for hit in hits if hit.text is None and hit.caption is None]
+    silent = [hit for hit in hits if not (hit.text or hit.caption)]
     written = captions(np.stack([library.embed_query(hit) for hit in silent])) if silent else []
     said = dict(zip((hit.id for hit in silent), written, strict=True))
     return [_cited(hit, hit.text or hit.caption or said[hit.id]) for hit in hits]
