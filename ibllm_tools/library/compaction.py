@@ -10,13 +10,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from ibllm_tools.errors import StoreError, StoreLockedError
+from ibllm_tools.library.places import followed
 from ibllm_tools.store.chroma import Records, VectorCollection, VectorDatabase
 from ibllm_tools.store.database_file import SQLITE_FILE, DatabaseFile
 from ibllm_tools.store.folder_lock import own_folder, owners
@@ -92,8 +93,13 @@ def complete_swap(folder: Path) -> None:
 
 
 def size_on_disk(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of all files below a folder; raises StoreError where they cannot be counted."""
+    size = 0
+    with followed(folder):
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):  # journals come and go
+                size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 @contextmanager

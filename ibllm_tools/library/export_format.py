@@ -32,6 +32,7 @@ from ibllm_tools.attachments.store import HANDLE, SHA256
 from ibllm_tools.errors import IbllmError, MissingExtraError, StoreError, one_line
 from ibllm_tools.library.catalogue import SourceRecord, entry_id
 from ibllm_tools.library.entry import Entry, checked_metadata, checked_tags
+from ibllm_tools.library.places import followed
 from ibllm_tools.media.sniff import Modality
 
 if TYPE_CHECKING:
@@ -137,10 +138,12 @@ def read_manifest(folder: Path) -> Manifest:
         StoreError: it is no export, was written by a later version, or contradicts itself.
     """
     file = folder / MANIFEST
-    if not file.is_file() or file.is_symlink():
-        raise StoreError(f"{one_line(folder)}: no exported library; expected a folder with {MANIFEST}")
-    if file.stat().st_size > MANIFEST_BYTES:
-        raise StoreError(f"{file}: {file.stat().st_size:,} bytes, the limit is {MANIFEST_BYTES:,}; export it again")
+    with followed(folder):
+        if not file.is_file() or file.is_symlink():
+            raise StoreError(f"{one_line(folder)}: no exported library; expected a folder with {MANIFEST}")
+        size = file.stat().st_size
+    if size > MANIFEST_BYTES:
+        raise StoreError(f"{file}: {size:,} bytes, the limit is {MANIFEST_BYTES:,}; export it again")
     with _refused(file):
         content = json.loads(file.read_bytes())
         version = content.get("schema_version") if isinstance(content, dict) else None
@@ -237,8 +240,10 @@ def check_table(folder: Path, table: Table) -> None:
         StoreError: it is missing, or not the file that was written.
     """
     path = folder / table.name
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != table.bytes or _sha256(path) != table.sha256:
-        raise StoreError(f"{path}: missing or not what {MANIFEST} says; copy or export the library again")
+    with followed(path):
+        is_there = path.is_file() and not path.is_symlink() and path.stat().st_size == table.bytes
+        if not is_there or _sha256(path) != table.sha256:
+            raise StoreError(f"{path}: missing or not what {MANIFEST} says; copy or export the library again")
 
 
 def read_entries(

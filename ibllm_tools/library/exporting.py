@@ -41,6 +41,7 @@ from ibllm_tools.library.export_format import (
     write_manifest,
     write_tables,
 )
+from ibllm_tools.library.places import followed
 from ibllm_tools.library.relocation import common_root
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.sniff import Modality
@@ -86,7 +87,9 @@ def export_library(
     room = sum(sizes.values()) * (4 * catalogue.dimension + ROW_BYTES)
     if files:
         room += sum(record.size for record in catalogue.all_sources())
-    target, version = Path(folder).expanduser(), catalogue.version
+    with followed(folder, InvalidRequestError):
+        target = Path(folder).expanduser()
+    version = catalogue.version
     bar: Any = tqdm(total=sum(sizes.values()), unit="entry", disable=None if progress else True)
     free = partial(_require_free, overwrite=overwrite)
     with bar, staged_folder(target, bytes_needed=room, require_target=free) as staging:

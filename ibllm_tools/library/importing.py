@@ -40,6 +40,7 @@ from ibllm_tools.library.export_format import (
     require_pyarrow,
 )
 from ibllm_tools.library.exporting import intact
+from ibllm_tools.library.places import followed
 from ibllm_tools.library.relocation import Relocation, restore
 from ibllm_tools.media.sniff import Modality
 
@@ -67,7 +68,7 @@ def exported_encoder(folder: str | Path) -> AbsentEncoder:
     Raises:
         StoreError: it is no export.
     """
-    manifest = read_manifest(Path(folder).expanduser())
+    manifest = read_manifest(_place(folder))
     return AbsentEncoder(manifest.encoder, manifest.dimension)
 
 
@@ -83,7 +84,7 @@ def import_library(
     """Take an export over into a library; see `MediaLibrary.import_`."""
     began = time.perf_counter()
     require_pyarrow("importing a library")
-    place = Path(folder).expanduser()
+    place = _place(folder)
     manifest = read_manifest(place)
     if (manifest.encoder, manifest.dimension) != (catalogue.fingerprint, catalogue.dimension):
         raise EncoderMismatchError(
@@ -211,9 +212,10 @@ class _Importing:
         Raises:
             AttachmentError: it is missing, damaged, or leads out of the export.
         """
-        if self._kept is None or handle not in self._kept:
-            raise AttachmentNotFoundError(f"{handle}: not in the export; export it again, its file with files=True")
-        return intact(self._kept, handle, roots=self._folder)
+        with followed(handle, AttachmentAccessError):
+            if self._kept is None or handle not in self._kept:
+                raise AttachmentNotFoundError(f"{handle}: not in the export; export it again, its file with files=True")
+            return intact(self._kept, handle, roots=self._folder)
 
     def _take_entries(self, modality: Modality, entries: Sequence[Entry], vectors: NDArray[np.float32]) -> None:
         """Write those entries that are not there like this."""
@@ -303,6 +305,11 @@ class _Importing:
                     yield record.model_copy(update={"complete": False})
                 else:
                     yield record
+
+
+def _place(folder: str | Path) -> Path:
+    with followed(folder):
+        return Path(folder).expanduser()
 
 
 def _content(record: SourceRecord) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing
+from ibllm_tools.library.places import followed
 from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, as_weights, at_least_one, modalities, share
 from ibllm_tools.library.references import references
 from ibllm_tools.library.scanning import Refusal, Task, has_gone, is_file, scan
@@ -111,11 +112,12 @@ class MediaLibrary:
         """
         place = location
         if location is not None and not is_server(location):
-            place = Path(location).expanduser() / DATABASE_FOLDER
-            attachments = Path(location).expanduser() / ATTACHMENT_FOLDER if attachments is None else attachments
-            complete_swap(place)
-            if embedder is None or not create:
-                _require_database(place)
+            with followed(location):
+                place = Path(location).expanduser() / DATABASE_FOLDER
+                complete_swap(place)
+                if embedder is None or not create:
+                    _require_database(place)
+            attachments = place.with_name(ATTACHMENT_FOLDER) if attachments is None else attachments
         database = VectorDatabase.open(place, keep_log=True)
         try:
             catalogue = Catalogue.open(
@@ -278,7 +280,8 @@ class MediaLibrary:
         )
         if not words.strip():
             raise InvalidRequestError(
-                f"ranking {ranking!r} of a query without text; add one whose weight is not negative, or rank by similarity"
+                f"ranking {ranking!r} of a query without text; add one of a weight that is not negative, or rank by "
+                "similarity"
             )
         if ranking == "words":
             return self._searcher.by_words(words, wanted)

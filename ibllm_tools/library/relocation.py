@@ -7,10 +7,12 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from ibllm_tools.attachments import Attachment
 from ibllm_tools.errors import AttachmentAccessError, CorruptMediaError, InvalidRequestError, one_line
+from ibllm_tools.library.places import followed
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.source import open_source
 
@@ -28,7 +30,7 @@ class Relocation:
             ``rebase`` knows the place of.
 
     Raises:
-        InvalidRequestError: a folder there that is not absolute.
+        InvalidRequestError: a folder there that is not absolute, or one here that cannot be used.
     """
 
     def __init__(
@@ -100,9 +102,9 @@ def restore(attachment: Attachment, target: Path, below: Path, modified: int) ->
     name = one_line(target)
     draft = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         if not target.parent.resolve().is_relative_to(below.resolve()):
             raise AttachmentAccessError(f"{name}: leads out of {below}, expected a place below it; choose another one")
+        target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             with target.open("rb") as there:
                 if hashlib.file_digest(there, "sha256").hexdigest() == attachment.sha256:
@@ -112,12 +114,14 @@ def restore(attachment: Attachment, target: Path, below: Path, modified: int) ->
         if modified >= 0:
             os.utime(draft, ns=(modified, modified))
         draft.replace(target)
-    except OSError as error:
+    except (OSError, OverflowError, RuntimeError) as error:  # the latter two by the file's time, and links in a circle
+        reason = one_line(getattr(error, "strerror", None) or error)
         raise AttachmentAccessError(
-            f"{name}: cannot be written ({one_line(error.strerror or error)}); free space or choose another folder"
+            f"{name}: cannot be written ({reason}); free space or choose another folder"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
     return True
 
 
@@ -145,4 +149,5 @@ def common_root(root: str | None, file: str) -> str:
 
 
 def _here(folder: str | Path) -> Path:
-    return Path(folder).expanduser().resolve()
+    with followed(folder, InvalidRequestError):
+        return Path(folder).expanduser().resolve()

@@ -180,6 +180,12 @@ class TestKilled:
         open_library(place).close()
 
 
+def test_what_cannot_be_counted_is_said(place: Path) -> None:
+    (place / "chroma" / "link").symlink_to("x" * 300)
+    with open_library(place) as library, pytest.raises(StoreError, match="cannot be used"):
+        library.stats()
+
+
 def test_a_full_disk_leaves_the_old_database(place: Path, small_disk: Path) -> None:
     shutil.copytree(place, small_disk / "library")
     with open_library(small_disk / "library") as library:

@@ -450,6 +450,12 @@ class TestStanding:
         with pytest.raises(EncoderMismatchError, match=r"'drawn'.*'other'"):
             MediaLibrary.open(tmp_path / "library", embedder=DrawnEmbedder("other"))
 
+    @pytest.mark.parametrize("location", ["~nosuchuser/library", "x" * 300])
+    @pytest.mark.parametrize("create", [False, True])
+    def test_a_place_that_cannot_be_is_said(self, embedder: DrawnEmbedder, location: str, create: bool) -> None:
+        with pytest.raises(StoreError, match="cannot be used"):
+            MediaLibrary.open(location, embedder=embedder, create=create)
+
     def test_its_own_folder_is_not_indexed(self, tmp_path: Path, media: Path, embedder: DrawnEmbedder) -> None:
         with MediaLibrary.open(media / "library", embedder=embedder) as library:
             library.add(media)

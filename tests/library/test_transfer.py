@@ -21,7 +21,7 @@ import pytest
 from drawn_embedder import DrawnEmbedder
 from sample_files import write_image, write_mesh, write_sound, write_video
 
-from ibllm_tools import Entry, MediaLibrary
+from ibllm_tools import Attachment, Entry, MediaLibrary
 from ibllm_tools.errors import (
     AttachmentAccessError,
     EncoderMismatchError,
@@ -32,7 +32,7 @@ from ibllm_tools.errors import (
 from ibllm_tools.library import export_format, exporting, importing
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord
 from ibllm_tools.library.importing import exported_encoder
-from ibllm_tools.library.relocation import Relocation
+from ibllm_tools.library.relocation import Relocation, restore
 
 OLD = 1_700_000_000
 TEXT = "A bell rings in the tower,\nand somebody counts."
@@ -444,6 +444,28 @@ class TestPlaces:
         assert "another file is there" in failure.reason
         assert (tmp_path / "there" / "notes.md").read_text() == "mine"
 
+    @pytest.mark.parametrize("name", ["deep/x.png", f"{'x' * 300}.png"])
+    def test_a_file_that_cannot_be_written_is_reported_and_the_others_are_there(
+        self, tmp_path: Path, other: MediaLibrary, export: Path, media: Path, name: str
+    ) -> None:
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "deep").write_text("mine")
+        rewrite(export, "sources", lambda rows: rows[0].update(source=str(media / name)))
+        reports = other.import_(export, media=tmp_path / "there")
+        assert str(tmp_path / "there" / name) in {failure.source for failure in reports.failures}
+        assert {"cannot be written" in failure.reason for failure in reports.failures} == {True}
+        assert (tmp_path / "there" / "tone.wav").exists()
+        assert len(list(other.sources())) == 7
+
+    def test_no_folder_is_made_behind_a_link_that_leads_out(self, tmp_path: Path, media: Path) -> None:
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "link").symlink_to(tmp_path / "outside")
+        target = tmp_path / "there" / "link" / "new" / "red.png"
+        with pytest.raises(AttachmentAccessError, match="leads out"):
+            restore(Attachment(media / "red.png"), target, tmp_path / "there", -1)
+        assert list((tmp_path / "outside").iterdir()) == []
+
     def test_a_link_that_leads_out_is_not_followed(self, tmp_path: Path, other: MediaLibrary, export: Path) -> None:
         (tmp_path / "outside").mkdir()
         (tmp_path / "there").mkdir()
@@ -598,6 +620,16 @@ class TestHostile:
             other.import_(tmp_path / "nowhere")
         with pytest.raises(StoreError, match="no exported library"):
             exported_encoder(tmp_path)
+
+    @pytest.mark.parametrize("folder", ["x" * 300, "~nosuchuser/export"])
+    def test_no_folder(self, other: MediaLibrary, export: Path, folder: str) -> None:
+        for read in (other.import_, exported_encoder):
+            with pytest.raises(StoreError, match="cannot be used"):
+                read(folder)
+        with pytest.raises(InvalidRequestError):
+            other.export(folder)
+        with pytest.raises(InvalidRequestError):
+            other.import_(export, media=f"~nosuchuser/{folder}")
 
     def test_a_huge_manifest(self, other: MediaLibrary, export: Path) -> None:
         with (export / "manifest.json").open("r+b") as file:
