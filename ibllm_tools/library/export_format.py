@@ -52,7 +52,6 @@ DESCRIPTION_BYTES = 1 << 26
 """Of what a Parquet file says of itself."""
 UNIT_TOLERANCE = 1e-3
 KEY = re.compile(r"[0-9a-f]{12}")
-MAX_SEGMENTS = 10_000_000
 
 ENTRY_COLUMNS = {
     "id": "string",
@@ -269,11 +268,11 @@ def read_entries(
     return _read(folder / table.name, table, entry_schema(dimension), checked)
 
 
-def read_sources(folder: Path, table: Table) -> Iterator[list[SourceRecord]]:
-    """The sources of a table, some at a time; raises as `read_entries`."""
+def read_sources(folder: Path, table: Table, max_segments: int) -> Iterator[list[SourceRecord]]:
+    """The sources of a table, each of so many segments at most, some at a time; raises as `read_entries`."""
 
     def checked(batch: "pa.RecordBatch") -> list[SourceRecord]:
-        records = [_source(row) for row in batch.to_pylist()]
+        records = [_source(row, max_segments) for row in batch.to_pylist()]
         if len({record.source for record in records}) < len(records):
             raise ValueError("a source is there twice")
         return records
@@ -370,12 +369,18 @@ def _entry(row: dict[str, Any], modality: Modality) -> Entry:
     return entry
 
 
-def _source(row: dict[str, Any]) -> SourceRecord:
+def _source(row: dict[str, Any], max_segments: int) -> SourceRecord:
     record = SourceRecord(**{**row, "counts": json.loads(row["counts"])})
     if not SHA256.fullmatch(record.sha256) or not KEY.fullmatch(record.key):
         raise ValueError(f"{record.source}: sha256 or key")
-    if any(count < 0 for count in record.counts.values()) or sum(record.counts.values()) > MAX_SEGMENTS:
-        raise ValueError(f"{record.source}: {record.counts} segments")
+    segments = sum(record.counts.values())
+    if any(count < 0 for count in record.counts.values()) or not 0 <= record.failed <= segments:
+        raise ValueError(f"{record.source}: {record.counts} segments, {record.failed} failed")
+    if segments > max_segments:
+        raise StoreError(
+            f"{one_line(record.source)}: {segments:,} segments, the limit is {max_segments:,}; open the library with "
+            "settings=SegmentSettings(max_segments=...)"
+        )
     if record.seconds is not None and not math.isfinite(record.seconds):
         raise ValueError(f"{record.source}: a length that is not finite")
     _check_source(record.source, record.sha256)

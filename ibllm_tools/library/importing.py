@@ -8,6 +8,7 @@ for files that were brought there by other means; ``media`` writes the files tha
 """
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from ibllm_tools.library.exporting import intact
 from ibllm_tools.library.places import followed
 from ibllm_tools.library.relocation import Relocation, restore
 from ibllm_tools.media.sniff import Modality
+from ibllm_tools.store.segments import DEFAULT_SETTINGS
 
 IDS = 10_000
 """That are looked up at a time."""
@@ -79,6 +81,7 @@ def import_library(
     *,
     media: str | Path | None = None,
     rebase: Mapping[str, str | Path] | None = None,
+    max_segments: int = DEFAULT_SETTINGS.max_segments,
     progress: bool = True,
 ) -> ImportReport:
     """Take an export over into a library; see `MediaLibrary.import_`."""
@@ -100,7 +103,7 @@ def import_library(
     rows = sum(table.rows for table in manifest.tables)
     bar: Any = tqdm(total=2 * rows, unit="row", disable=None if progress else True)
     with bar:
-        importing = _Importing(catalogue, attachments, place, manifest, relocation, bar.update)
+        importing = _Importing(catalogue, attachments, place, manifest, relocation, max_segments, bar.update)
         importing.check()
         importing.write()
     return ImportReport(
@@ -124,15 +127,18 @@ class _Importing:
         folder: Path,
         manifest: Manifest,
         relocation: Relocation,
+        max_segments: int,
         advance: Callable[[int], object],
     ) -> None:
         self.written = self.copied = 0
         self.failures: list[IndexFailure] = []
         self._catalogue, self._attachments, self._folder = catalogue, attachments, folder
         self._manifest, self._relocation, self._advance = manifest, relocation, advance
+        self._max_segments = max_segments
         # Only where there is one: opening a store makes its folder.
         self._kept = AttachmentStore(folder / ATTACHMENTS) if (folder / ATTACHMENTS).is_dir() else None
         self._without_thumbnail = 0
+        self._held: Counter[str] = Counter()  # entries that the export has of a content, by how their ids begin
         self._replacing: dict[str, SourceRecord] = {}  # what sources are now that had another content,
         self._replaced: list[SourceRecord] = []  # and what they were before
 
@@ -146,6 +152,7 @@ class _Importing:
             check_table(self._folder, table)
         for _, entries, _ in self._entries():
             self._check_places([entry.source for entry in entries])
+            self._held.update(entry.id.rsplit("-", 2)[0] for entry in entries)
         for records in self._sources():
             self._check_places([record.source for record in records])
 
@@ -171,7 +178,7 @@ class _Importing:
     def _sources(self) -> Iterator[list[SourceRecord]]:
         for table in self._manifest.tables:
             if table.kind == SOURCES:
-                for records in read_sources(self._folder, table):
+                for records in read_sources(self._folder, table, self._max_segments):
                     yield records
                     self._advance(len(records))
 
@@ -288,23 +295,28 @@ class _Importing:
     def _checked(self, records: Sequence[SourceRecord]) -> Iterator[SourceRecord]:
         """Records that say whether their entries are there; where they are not, indexing completes them."""
         for group in _grouped(records):
-            wanted: dict[Modality, list[str]] = {}
+            wanted: defaultdict[Modality, list[str]] = defaultdict(list)
             for record in group:
-                for modality, ids in record.ids().items():
-                    wanted.setdefault(modality, []).extend(ids)
+                for modality, ids in self._ids(record).items():
+                    wanted[modality] += ids
             known = {
                 id_
                 for modality, ids in wanted.items()
                 for id_ in self._catalogue.entries(modality).known(list(dict.fromkeys(ids)))
             }
             for record in group:
-                ids = [id_ for some in record.ids().values() for id_ in some]
-                if record.complete and len(known.intersection(ids)) < max(1, len(ids) - record.failed):
+                there = sum(len(known.intersection(ids)) for ids in self._ids(record).values())
+                if record.complete and there < max(1, sum(record.counts.values()) - record.failed):
                     reason = "the export lacks some of its entries; index it again"
                     self.failures.append(IndexFailure(source=record.source, reason=reason))
                     yield record.model_copy(update={"complete": False})
                 else:
                     yield record
+
+    def _ids(self, record: SourceRecord) -> dict[Modality, list[str]]:
+        """The ids of its entries, where the export holds as many as it says."""
+        said = sum(record.counts.values()) - record.failed
+        return record.ids() if said <= self._held[f"{record.sha256}-{record.key}"] else {}
 
 
 def _place(folder: str | Path) -> Path:

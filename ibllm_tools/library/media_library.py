@@ -497,10 +497,19 @@ class MediaLibrary:
         Raises:
             MissingExtraError: pyarrow is not installed.
             EncoderMismatchError: it holds the vectors of another encoder.
-            StoreError: it is no export, or is damaged; or the library cannot be written.
+            StoreError: it is no export, is damaged, or has a source of more than ``settings.max_segments`` segments;
+                or the library cannot be written.
             InvalidRequestError: a folder in ``rebase`` that is not absolute.
         """
-        return import_library(self.catalogue, self.attachments, folder, media=media, rebase=rebase, progress=progress)
+        return import_library(
+            self.catalogue,
+            self.attachments,
+            folder,
+            media=media,
+            rebase=rebase,
+            max_segments=self.settings.max_segments,
+            progress=progress,
+        )
 
     def stats(self) -> LibraryStats:
         """How much there is."""

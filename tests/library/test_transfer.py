@@ -33,6 +33,8 @@ from ibllm_tools.library import export_format, exporting, importing
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord
 from ibllm_tools.library.importing import exported_encoder
 from ibllm_tools.library.relocation import Relocation, restore
+from ibllm_tools.store.chroma import VectorCollection
+from ibllm_tools.store.segments import SegmentSettings
 
 OLD = 1_700_000_000
 TEXT = "A bell rings in the tower,\nand somebody counts."
@@ -536,6 +538,9 @@ HOSTILE_SOURCES: dict[str, dict[str, Any]] = {
     "no hash": {"sha256": "../../etc"},
     "an unknown modality": {"modality": "smell"},
     "a huge count": {"counts": '{"image": 1000000000000}'},
+    "more segments than settings allow": {"counts": '{"image": 10001}'},
+    "more failures than segments": {"failed": 1000},
+    "fewer failures than none": {"failed": -1},
     "a negative count": {"counts": '{"image": -1}'},
     "a count of what there is not": {"counts": '{"smell": 1}'},
     "counts that are no JSON": {"counts": "x"},
@@ -755,6 +760,25 @@ class TestDamage:
         report = other.add(media)
         assert (report.entries, report.unchanged) == (1, 6)
         assert all(record.complete for record in other.sources())
+
+    def test_more_segments_than_the_export_holds_are_not_looked_for(
+        self, other: MediaLibrary, export: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked_for: list[str] = []
+        monkeypatch.setattr(VectorCollection, "known", lambda self, ids: looked_for.extend(ids) or set(ids))
+        rewrite(export, "sources", lambda rows: rows[0].update(counts='{"image": 9999}'))
+        (failure,) = other.import_(export).failures
+        assert "lacks some of its entries" in failure.reason
+        assert len(looked_for) < 20
+
+    def test_the_most_segments_are_those_of_the_library(self, tmp_path: Path, library: MediaLibrary) -> None:
+        library.export(tmp_path / "second")
+        few = SegmentSettings(max_segments=2)
+        with (
+            MediaLibrary.open(None, embedder=DrawnEmbedder(), attachments=tmp_path / "kept", settings=few) as other,
+            pytest.raises(StoreError, match="4 segments, the limit is 2; open"),
+        ):
+            other.import_(tmp_path / "second")
 
 
 @pytest.fixture
