@@ -307,6 +307,14 @@ def test_list(filled: str, capsys: CaptureFixture) -> None:
     assert Entry.model_validate_json(capsys.readouterr().out) == entries[4]
 
 
+@pytest.mark.parametrize("number", ["--limit", "--offset"])
+def test_a_negative_number_is_one_line(filled: str, capsys: CaptureFixture, number: str) -> None:
+    assert main(["library", "list", filled, number, "-5"]) == 2
+    err = capsys.readouterr().err
+    assert_one_error(err)
+    assert f"{number[2:]}=-5, expected a whole number of at least 0" in err
+
+
 def test_verify(filled: str, media: Path, model: str, tmp_path: Path, capsys: CaptureFixture) -> None:
     assert main(["library", "verify", filled, "--json"]) == 0
     assert LibraryCheck.model_validate_json(capsys.readouterr().out).ok
@@ -381,6 +389,13 @@ def test_a_library_that_is_not_there_is_one_line_and_is_not_made(
     assert_one_error(err)
     assert "no library there" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("library", ["~nosuchuser/library", "x" * 300])
+def test_a_library_that_cannot_be_is_one_line(library: str, tmp_path: Path, capsys: CaptureFixture) -> None:
+    for task in (["stats", library], ["export", library, str(tmp_path)], ["import", library, library]):
+        assert main(["library", *task]) == 2
+        assert_one_error(capsys.readouterr().err)
 
 
 def test_another_name_is_another_library(filled: str, capsys: CaptureFixture) -> None:

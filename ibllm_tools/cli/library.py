@@ -91,9 +91,7 @@ def _add_list_arguments(parser: argparse.ArgumentParser) -> None:
 def _list(options: argparse.Namespace) -> int:
     where = shared.json_filter(options.where)
     with shared.open_library(options, create=False) as library:
-        entries = library.list(
-            modality=options.modality, where=where, limit=options.limit, offset=max(options.offset, 0)
-        )
+        entries = library.list(modality=options.modality, where=where, limit=options.limit, offset=options.offset)
         for entry in entries:
             if options.json:
                 print(entry.model_dump_json())

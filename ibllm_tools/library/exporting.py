@@ -245,7 +245,10 @@ def _require_free(target: Path, *, overwrite: bool) -> None:
         raise InvalidRequestError(
             f"{target}: not empty; choose another folder, or overwrite the export that is there (--overwrite)"
         )
-    own = {MANIFEST, ATTACHMENTS, *(table.name for table in read_manifest(target).tables)}
+    try:
+        own = {MANIFEST, ATTACHMENTS, *(table.name for table in read_manifest(target).tables)}
+    except StoreError as error:
+        raise InvalidRequestError(f"{error}; what is there stays, so choose another folder") from error
     if foreign := sorted(path.name for path in target.iterdir() if path.name not in own):
         raise InvalidRequestError(
             f"{target}: holds what is no part of an export ({', '.join(foreign[:3])}), so it stays; choose another "

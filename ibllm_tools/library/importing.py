@@ -137,7 +137,7 @@ class _Importing:
         self._max_segments = max_segments
         # Only where there is one: opening a store makes its folder.
         self._kept = AttachmentStore(folder / ATTACHMENTS) if (folder / ATTACHMENTS).is_dir() else None
-        self._without_thumbnail = 0
+        self._without_thumbnail = self._without_store = 0
         self._held: Counter[str] = Counter()  # entries that the export has of a content, by how their ids begin
         self._replacing: dict[str, SourceRecord] = {}  # what sources are now that had another content,
         self._replaced: list[SourceRecord] = []  # and what they were before
@@ -166,6 +166,11 @@ class _Importing:
         self._catalogue.changed()
         if self._without_thumbnail:
             reason = f"{self._without_thumbnail:,} are missing or damaged in the export; copy or export it again"
+            self.failures.append(IndexFailure(source="thumbnails", reason=reason))
+        if self._without_store:
+            reason = (
+                f"{self._without_store:,} are left out, as there is no store; open the library with attachments=FOLDER"
+            )
             self.failures.append(IndexFailure(source="thumbnails", reason=reason))
 
     def _entries(self) -> Iterator[tuple[Modality, list[Entry], NDArray[np.float32]]]:
@@ -199,6 +204,7 @@ class _Importing:
     def _has(self, thumbnail: str) -> bool:
         """Whether the library has a thumbnail, now at least."""
         if self._attachments is None:
+            self._without_store += 1
             return False
         try:
             self._keep(thumbnail, self._attachments)

@@ -30,14 +30,14 @@ from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing
 from ibllm_tools.library.places import followed
-from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, as_weights, at_least_one, modalities, share
+from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, as_weights, modalities, share, whole
 from ibllm_tools.library.references import references
 from ibllm_tools.library.scanning import Refusal, Task, has_gone, is_file, scan
 from ibllm_tools.library.searching import Searcher, Wanted
 from ibllm_tools.library.verification import LibraryCheck, Verification
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import Modality
-from ibllm_tools.store.chroma import VectorDatabase, Where
+from ibllm_tools.store.chroma import Records, VectorDatabase, Where
 from ibllm_tools.store.chroma_engine import is_server
 from ibllm_tools.store.database_file import SQLITE_FILE
 from ibllm_tools.store.embedder import Embedder
@@ -259,11 +259,11 @@ class MediaLibrary:
             StoreError: the library is closed or cannot be reached.
         """
         wanted = Wanted(
-            k=at_least_one("k", k),
+            k=whole("k", k, least=1),
             modalities=modalities(modality),
             where=None if where is None else checked_where(where),
             min_score=min_score,
-            segments=at_least_one("segments", segments),
+            segments=whole("segments", segments, least=1),
             diversity=share("diversity", diversity),
             calibrated=calibrated,
         )
@@ -319,26 +319,21 @@ class MediaLibrary:
         limit: int | None = None,
         offset: int = 0,
     ) -> Iterator[Entry]:
-        """Entries, modality by modality, in the order in which they came."""
-        left, skip = limit, offset
-        where = None if where is None else checked_where(where)
-        for kind in self._present(modality):
-            collection, place = self.catalogue.entries(kind), 0
-            if where is None and skip >= (size := len(collection)):
-                skip -= size
-                continue
-            while left is None or left > 0:
-                page = PAGE if left is None else min(PAGE, left + skip)
-                records = collection.find(where, limit=page, offset=place, include=["metadatas", "documents"])
-                if not records.ids:
-                    break
-                place += len(records.ids)
-                for entry in entries_of(records):
-                    if skip:
-                        skip -= 1
-                    elif left is None or left > 0:
-                        left = None if left is None else left - 1
-                        yield entry
+        """Entries, modality by modality, in the order in which they came; the library may change meanwhile.
+
+        Args:
+            modality: of the entries; everything by default.
+            where: filter of the metadata, in Chroma's language.
+            limit: entries, at most.
+            offset: entries that are passed over.
+
+        Raises:
+            InvalidRequestError: a modality, a filter or a number that cannot be used.
+            StoreError: the library is closed or cannot be reached.
+        """
+        skip = whole("offset", offset, least=0)
+        left = None if limit is None else whole("limit", limit, least=0)
+        return self._listing(self._present(modality), None if where is None else checked_where(where), left, skip)
 
     def sources(self) -> Iterator[SourceRecord]:
         """Everything that was added, in the order in which it came."""
@@ -347,20 +342,29 @@ class MediaLibrary:
     def vectors(
         self, modality: Modality, batch: int = PAGE
     ) -> Iterator[tuple[builtins.list[str], NDArray[np.float32]]]:
-        """Ids and unit vectors (B, E) of a modality, batch by batch."""
-        if modality in self.catalogue.modalities():
-            collection, place = self.catalogue.entries(modality), 0
-            while ids := (records := collection.find(limit=batch, offset=place, include=["embeddings"])).ids:
-                place += len(ids)
-                yield ids, records.vectors
+        """Ids and unit vectors (B, E) of a modality, batch by batch; the library may change meanwhile.
+
+        Raises:
+            InvalidRequestError: a modality or a number that cannot be used.
+            StoreError: the library is closed or cannot be reached.
+        """
+        whole("batch", batch, least=1)
+        for kind in self._present(modality):
+            for records in self._pages(kind, self.catalogue.entries(kind).find().ids, batch, ["embeddings"]):
+                yield records.ids, records.vectors
 
     def attachment(self, entry: Entry) -> Attachment:
         """The source of an entry or a hit, opened.
 
         Raises:
-            AttachmentError: it has gone, or cannot be used any more.
+            AttachmentError: it has gone, cannot be used any more, or is in a store that the library was opened without.
+            StoreError: what the store remembers of it is damaged.
         """
         if entry.source.startswith("att://"):
+            if self.attachments is None:
+                raise AttachmentNotFoundError(
+                    f"{entry.name}: in the store that {self.location} was opened without; pass attachments=FOLDER"
+                )
             return Attachment(entry.source, store=self.attachments, limits=self.limits)
         opened = Attachment(Path(entry.source), roots=self.roots, limits=self.limits)
         if opened.sha256 != entry.sha256:
@@ -600,6 +604,25 @@ class MediaLibrary:
     def _present(self, modality: Modality | Sequence[Modality] | None) -> builtins.list[Modality]:
         wanted = modalities(modality)
         return [kind for kind in self.catalogue.modalities() if kind in wanted]
+
+    def _listing(self, kinds: Sequence[Modality], where: Where | None, left: int | None, skip: int) -> Iterator[Entry]:
+        for kind in kinds:
+            if left == 0:
+                return
+            collection = self.catalogue.entries(kind)
+            ids = collection.find(where, limit=left, offset=skip).ids
+            if skip:
+                skip = 0 if ids else skip - len(collection.find(where, limit=skip).ids)
+            left = None if left is None else left - len(ids)
+            for records in self._pages(kind, ids, PAGE, ["metadatas", "documents"]):
+                yield from entries_of(records)
+
+    def _pages(self, kind: Modality, ids: Sequence[str], size: int, include: Sequence[str]) -> Iterator[Records]:
+        """What is there of some entries, by their ids: an offset would pass over some when others are deleted."""
+        for start in range(0, len(ids), size):
+            records = self.catalogue.entries(kind).get(ids[start : start + size], include=include)
+            if records.ids:
+                yield records
 
     def _remove(self, records: Sequence[SourceRecord]) -> int:
         going = {record.source for record in records}

@@ -124,10 +124,10 @@ def modalities(modality: Modality | Sequence[Modality] | None) -> tuple[Modality
     return chosen
 
 
-def at_least_one(name: str, number: int) -> int:
-    """The number, if it is a whole one of at least 1; otherwise raises InvalidRequestError."""
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InvalidRequestError(f"{name}={one_line(number)}, expected a whole number of at least 1")
+def whole(name: str, number: int, *, least: int) -> int:
+    """The number, if it is a whole one of at least that; otherwise raises InvalidRequestError."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise InvalidRequestError(f"{name}={one_line(number)}, expected a whole number of at least {least}")
     return number
 
 

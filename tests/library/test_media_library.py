@@ -19,7 +19,7 @@ from ibllm_tools.errors import (
     InvalidRequestError,
     StoreError,
 )
-from ibllm_tools.library import encoding
+from ibllm_tools.library import encoding, media_library
 from ibllm_tools.library.indexing import Indexing
 from ibllm_tools.library.scanning import Task
 from ibllm_tools.store.segments import SegmentSettings
@@ -467,6 +467,38 @@ class TestStanding:
         paged = [entry.id for offset in range(0, 9, 3) for entry in library.list(limit=3, offset=offset)]
         assert paged == whole
         assert [entry.modality for entry in library.list(modality=["audio", "image"], limit=2)] == ["image", "audio"]
+
+    @pytest.mark.parametrize("where", [None, {"odd": True}])
+    def test_what_is_listed_may_be_deleted_meanwhile(
+        self, library: MediaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: dict[str, bool] | None
+    ) -> None:
+        monkeypatch.setattr(media_library, "PAGE", 2)
+        paths = [write_image(tmp_path / f"{index}.png", (index, 9, 9)) for index in range(8)]
+        library.add(paths, metadata=lambda source: {"odd": int(Path(source).stem) % 2 == 1})
+        for entry in library.list(where=where):
+            library.delete(entry)
+        left = [] if where is None else ["0.png", "2.png", "4.png", "6.png"]
+        assert [entry.name for entry in library.list()] == left
+        assert sum(len(ids) for ids, _ in library.vectors("image", batch=3)) == len(left)
+
+    def test_an_offset_passes_over_what_passes_the_filter(self, library: MediaLibrary, media: Path) -> None:
+        library.add(media, metadata=lambda source: {"kept": not source.endswith(".wav")})
+        kept = [entry.id for entry in library.list(where={"kept": True})]
+        assert len(kept) == len(library) - 4
+        for offset in range(len(kept) + 2):
+            paged = library.list(where={"kept": True}, limit=2, offset=offset)
+            assert [entry.id for entry in paged] == kept[offset : offset + 2]
+
+    @pytest.mark.parametrize("number", [{"limit": -1}, {"offset": -5}, {"limit": 1.5}])
+    def test_numbers_that_mean_nothing_are_refused(self, library: MediaLibrary, number: dict[str, int]) -> None:
+        with pytest.raises(InvalidRequestError, match="of at least 0"):
+            library.list(**number)  # type: ignore[arg-type]
+
+    def test_without_its_store_an_attachment_is_not_found(self, library: MediaLibrary, embedder: DrawnEmbedder) -> None:
+        library.add(texts=["a bell in the fog"])
+        bare = MediaLibrary(library.catalogue, embedder, None)
+        with pytest.raises(AttachmentNotFoundError, match="pass attachments=FOLDER"):
+            bare.attachment(next(bare.list()))
 
     def test_a_changed_source_is_not_handed_out(self, library: MediaLibrary, media: Path) -> None:
         library.add(media / "notes.md")

@@ -238,7 +238,7 @@ class TestExport:
         (tmp_path / "full" / "thesis.txt").write_text("mine")
         with pytest.raises(InvalidRequestError, match="full: not empty"):
             library.export(tmp_path / "full")
-        with pytest.raises(StoreError, match="no exported library"):
+        with pytest.raises(InvalidRequestError, match=r"no exported library.* stays"):
             library.export(tmp_path / "full", overwrite=True)
         assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
@@ -389,6 +389,16 @@ class TestImport:
                 pytest.raises(EncoderMismatchError, match="'drawn'"),
             ):
                 other.import_(export)
+
+    def test_a_place_without_a_store_says_that_thumbnails_are_left_out(
+        self, tmp_path: Path, own: Filled, other: MediaLibrary
+    ) -> None:
+        own.library.delete(*(entry for entry in own.library.list() if entry.source.startswith("att://")))
+        own.library.export(tmp_path / "second")
+        with MediaLibrary.open(None, embedder=DrawnEmbedder()) as bare:
+            (failure,) = bare.import_(tmp_path / "second").failures
+            shown = sum(entry.thumbnail is not None for entry in own.library.list())
+            assert failure.reason.startswith(f"{shown} are left out, as there is no store")
 
     def test_a_place_without_a_store_takes_no_attachments(self, export: Path) -> None:
         with (
