@@ -212,12 +212,8 @@ class Searcher:
         return hits
 
     def _entries(self, ids: Iterable[str]) -> dict[str, Entry]:
-        alike: defaultdict[Modality, list[str]] = defaultdict(list)
-        for id_ in ids:
-            if (modality := modality_of(id_)) is not None:
-                alike[modality].append(id_)
         found: dict[str, Entry] = {}
-        for modality, some in alike.items():
+        for modality, some in _by_modality(ids).items():
             records = self._catalogue.entries(modality).get(some, include=["metadatas", "documents"])
             found |= {entry.id: entry for entry in entries_of(records)}
         return found
@@ -242,11 +238,7 @@ class Searcher:
 
     def _vectors(self, ids: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         found: dict[str, NDArray[np.float32]] = {}
-        alike: defaultdict[Modality, list[str]] = defaultdict(list)
-        for id_ in ids:
-            if (modality := modality_of(id_)) is not None:
-                alike[modality].append(id_)
-        for modality, some in alike.items():
+        for modality, some in _by_modality(ids).items():
             records = self._catalogue.entries(modality).get(some, include=["embeddings"])
             found |= dict(zip(records.ids, records.vectors, strict=True))
         return found
@@ -336,6 +328,14 @@ class _Nearest:
         rows = range(len(records.ids)) if passed is None else passed
         candidates = [Candidate(records.ids[row], float(scores[row]), float(similarities[row])) for row in rows]
         return _Reached(candidates, -math.inf if exhausted or not len(scores) else float(scores[-1]))
+
+
+def _by_modality(ids: Iterable[str]) -> dict[Modality, list[str]]:
+    alike: defaultdict[Modality, list[str]] = defaultdict(list)
+    for id_ in ids:
+        if (modality := modality_of(id_)) is not None:
+            alike[modality].append(id_)
+    return alike
 
 
 def _grouped(candidates: Sequence[Candidate], wanted: Wanted) -> list[list[Candidate]]:
