@@ -1,6 +1,6 @@
 """What a query may be, and its vector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
-from ibllm_tools.errors import AttachmentError, AttachmentNotFoundError, InvalidRequestError, one_line
+from ibllm_tools.errors import AttachmentError, AttachmentNotFoundError, InvalidRequestError, StoreError, one_line
 from ibllm_tools.library.catalogue import MODALITIES, Catalogue, modality_of
 from ibllm_tools.library.entry import Entry
 from ibllm_tools.media.limits import Limits
@@ -78,17 +78,22 @@ class QueryEncoder:
             return Attachment(query, roots=self._roots, limits=self._limits)
         if not query.startswith("att://"):
             return Attachment.from_text(query, name="query", limits=self._limits)
-        if self._attachments is not None and query in self._attachments:
-            return Attachment(query, store=self._attachments, limits=self._limits)
-        for record in self._catalogue.with_content(query.removeprefix("att://")):
-            with suppress(AttachmentError):
-                opened = Attachment(Path(record.source), roots=self._roots, limits=self._limits)
+        for copy in self._copies(query):
+            with suppress(AttachmentError, StoreError):
+                opened = Attachment(copy, store=self._attachments, roots=self._roots, limits=self._limits)
                 if opened.handle == query:
                     return opened
         raise AttachmentNotFoundError(
             f"{one_line(query)}: neither in the attachment store nor a source of the library that can be opened and "
             "has not changed; index it again"
         )
+
+    def _copies(self, handle: str) -> Iterator[str | Path]:
+        """Where the content of a handle should be: in the store, and in the files that were indexed with it."""
+        if self._attachments is not None and handle in self._attachments:
+            yield handle
+        for record in self._catalogue.with_content(handle.removeprefix("att://")):
+            yield Path(record.source)
 
 
 def as_queries(query: Query | Sequence[Query]) -> list[Query]:

@@ -9,7 +9,7 @@ import pytest
 from drawn_embedder import DrawnEmbedder
 from sample_files import write_image, write_sound
 
-from ibllm_tools import Attachment, Hit, MediaLibrary
+from ibllm_tools import Attachment, AttachmentStore, Hit, MediaLibrary
 from ibllm_tools.errors import AttachmentNotFoundError, InvalidRequestError
 from ibllm_tools.library import searching
 
@@ -135,6 +135,10 @@ class TestSimilarity:
             write_image(copies[0], (200, 9, 9))
             allowed = MediaLibrary(library.catalogue, embedder, None, roots=[copies[0].parent, copies[2].parent])
             assert np.allclose(allowed.embed_query(handle), expected)
+            store = AttachmentStore(tmp_path / "store")
+            store.path(store.put(copies[2])).write_bytes(copies[0].read_bytes())
+            damaged = MediaLibrary(library.catalogue, embedder, store)
+            assert np.allclose(damaged.embed_query(handle), expected)
             copies[2].unlink()
             with pytest.raises(AttachmentNotFoundError, match="has not changed"):
                 allowed.embed_query(handle)
