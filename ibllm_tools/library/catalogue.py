@@ -14,7 +14,8 @@ behind is completed, not repeated, by the next one.
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -190,12 +191,31 @@ class Catalogue:
             yield from map(_source_record, metadatas)
             offset += len(metadatas)
 
-    def remove_entries(self, record: SourceRecord) -> None:
-        """Delete the entries of a source."""
-        for modality, ids in record.ids().items():
-            self.entries(modality).delete(ids)
+    def give_up(
+        self,
+        records: Iterable[SourceRecord],
+        *,
+        going: Container[str],
+        coming: Mapping[tuple[str, str], SourceRecord] = MappingProxyType({}),
+    ) -> None:
+        """Delete the entries of records, but for those that other sources have too: these are theirs from now on.
 
-    def hand_over_entries(self, record: SourceRecord, heir: SourceRecord) -> None:
+        Args:
+            records: what was recorded of some sources, and holds no more.
+            going: the sources whose records, as they are stored, will be gone or others.
+            coming: records that will be stored, by their content.
+        """
+        for record in records:
+            alike = self.with_content(record.sha256)
+            staying = {other.content: other for other in alike if other.source not in going}
+            heir = staying.get(record.content) or coming.get(record.content)
+            if heir is not None:
+                self._hand_over(record, heir)
+            else:
+                for modality, ids in record.ids().items():
+                    self.entries(modality).delete(ids)
+
+    def _hand_over(self, record: SourceRecord, heir: SourceRecord) -> None:
         """Have those entries that name a source name another one, of the same content, in its place."""
         for modality, ids in record.ids().items():
             collection = self.entries(modality)

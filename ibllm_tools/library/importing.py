@@ -262,7 +262,7 @@ class _Importing:
         settled = {}
         for record in self._checked(placed):
             old = known.get(record.source)
-            if old is not None and _content(old) != _content(record):
+            if old is not None and old.content != record.content:
                 self._replacing[record.source] = record
                 self._replaced.append(old)
             elif record != old:
@@ -276,12 +276,8 @@ class _Importing:
         This is done last, for until then a source may come that has this content. Until then they are recorded as they
         were, so that an import that was stopped is completed by repeating it.
         """
-        needed = set(map(_content, self._replacing.values()))
-        for old in self._replaced:
-            alike = self._catalogue.with_content(old.sha256)
-            needed |= {_content(other) for other in alike if other.source not in self._replacing}
-            if _content(old) not in needed:
-                self._catalogue.remove_entries(old)
+        coming = {record.content: record for record in self._replacing.values()}
+        self._catalogue.give_up(self._replaced, going=self._replacing, coming=coming)
         self._catalogue.record(list(self._replacing.values()))
 
     def _with_content(self, record: SourceRecord) -> SourceRecord:
@@ -328,11 +324,6 @@ class _Importing:
 def _place(folder: str | Path) -> Path:
     with followed(folder):
         return Path(folder).expanduser()
-
-
-def _content(record: SourceRecord) -> tuple[str, str]:
-    """What the entries of a source are made of."""
-    return record.sha256, record.key
 
 
 def _grouped(records: Sequence[SourceRecord]) -> Iterator[list[SourceRecord]]:

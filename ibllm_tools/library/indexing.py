@@ -289,16 +289,10 @@ class Indexing:
         """
         replacing, self._replacing = self._replacing, []
         going = {record.source for record, _ in replacing}
-        heirs = {record.content: record for record, _ in replacing}
+        coming = {record.content: record for record, _ in replacing}
         for start in range(0, len(replacing), BATCH):
             part = replacing[start : start + BATCH]
-            for _, previous in part:
-                alike = self._catalogue.with_content(previous.sha256)
-                heirs |= {other.content: other for other in alike if other.source not in going}
-                if (heir := heirs.get(previous.content)) is None:
-                    self._catalogue.remove_entries(previous)
-                else:
-                    self._catalogue.hand_over_entries(previous, heir)
+            self._catalogue.give_up([previous for _, previous in part], going=going, coming=coming)
             self._catalogue.record([record for record, _ in part])
             self._catalogue.changed()
             self.tally.changed += len(part)

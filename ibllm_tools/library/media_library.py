@@ -626,13 +626,7 @@ class MediaLibrary:
 
     def _remove(self, records: Sequence[SourceRecord]) -> int:
         going = {record.source for record in records}
-        for record in records:
-            alike = self.catalogue.with_content(record.sha256)
-            heirs = [other for other in alike if other.content == record.content and other.source not in going]
-            if heirs:
-                self.catalogue.hand_over_entries(record, heirs[0])
-            else:
-                self.catalogue.remove_entries(record)
+        self.catalogue.give_up(records, going=going)
         if records:
             self.catalogue.forget(going)
             self.catalogue.changed()

@@ -346,19 +346,19 @@ class TestImport:
         other.import_(own.export)
         assert content(own.library).keys() == content(other).keys()
 
-    @pytest.mark.parametrize("step", ["remove_entries", "record"])
+    @pytest.mark.parametrize(("step", "before"), [("give_up", 0), ("with_content", 1), ("record", 1)])
     def test_stopped_at_any_step_it_leaves_nothing_of_what_was_replaced(
-        self, own: Filled, other: MediaLibrary, monkeypatch: pytest.MonkeyPatch, step: str
+        self, own: Filled, other: MediaLibrary, monkeypatch: pytest.MonkeyPatch, step: str, before: int
     ) -> None:
         write_sound(own.media / "tone.wav", seconds=41)
         (own.media / "notes.md").write_text("Something else.")
         other.add(own.media)
-        calls, done = iter(range(1)), getattr(Catalogue, step)
+        calls, done = iter(range(before)), getattr(Catalogue, step)
 
-        def stop(catalogue: Catalogue, *arguments: Any) -> None:
+        def stop(catalogue: Catalogue, *arguments: Any, **options: Any) -> Any:
             if next(calls, None) is None:
                 raise KeyboardInterrupt
-            done(catalogue, *arguments)
+            return done(catalogue, *arguments, **options)
 
         with monkeypatch.context() as stopped:
             stopped.setattr(Catalogue, step, stop)
