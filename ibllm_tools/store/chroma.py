@@ -66,6 +66,8 @@ class VectorDatabase:
 
     def __init__(self, engine: Engine, location: str) -> None:
         self.location = location
+        self.lock = engine.lock
+        """Who calls :meth:`unload` holds it, and every other thread that uses the folder meanwhile."""
         self._engine: Engine | None = engine
         self._process = os.getpid()
 
@@ -167,9 +169,11 @@ class VectorDatabase:
         """Let go of the indexes that a folder's engine has read into memory; it reads them again when they are needed.
 
         Chroma keeps the index of every collection that it has touched, 4.2 KB a vector of width 1,024, and offers no
-        way to drop one (`hnsw_cache_size` drops none). Not while another thread uses the folder.
+        way to drop one (`hnsw_cache_size` drops none). A thread that uses the folder meanwhile without holding the
+        :attr:`lock` fails.
         """
-        self._opened().unload()
+        with self.lock:
+            self._opened().unload()
 
     @contextmanager
     def offline(self) -> Iterator[Path]:

@@ -19,8 +19,10 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from ibllm_tools.errors import IbllmError, StoreError
 from ibllm_tools.store.database_file import SQLITE_FILE, DatabaseFile, mend_indexes
@@ -47,7 +49,11 @@ class Engine(NamedTuple):
     server: ServerAPI
     batch: int  # records that one call may write
     close: Callable[[], None]
+    lock: RLock  # who restarts the engine holds it, and who is not to meet one that is stopped
     unload: Callable[[], None] = lambda: None
+
+
+_locks: WeakKeyDictionary[ServerAPI, RLock] = WeakKeyDictionary()  # of engines that several databases share
 
 
 def open_engine(location: str | Path | None, *, keep_log: bool) -> Engine:
@@ -100,7 +106,7 @@ def _open_in_memory() -> Engine:
         server = system.instance(RustBindingsAPI)
         system.start()
         opened.callback(system.stop)
-        return Engine(server, server.get_max_batch_size(), opened.pop_all().close)
+        return Engine(server, server.get_max_batch_size(), opened.pop_all().close, RLock())
 
 
 def _open_on_server(url: str) -> Engine:
@@ -121,7 +127,7 @@ def _open_on_server(url: str) -> Engine:
         opened.callback(server._session.close)  # Chroma leaves its connections to the garbage collector
         system.start()
         opened.callback(system.stop)
-        return Engine(server, server.get_max_batch_size(), opened.pop_all().close)
+        return Engine(server, server.get_max_batch_size(), opened.pop_all().close, RLock())
 
 
 def _open_folder(folder: Path, keep_log: bool) -> Engine:
@@ -134,7 +140,8 @@ def _open_folder(folder: Path, keep_log: bool) -> Engine:
         client = _client(folder)
         opened.callback(client.close)
         server = client._server
-        return Engine(server, client.get_max_batch_size(), opened.pop_all().close, lambda: _restart(server))
+        lock = _locks.setdefault(server, RLock())
+        return Engine(server, client.get_max_batch_size(), opened.pop_all().close, lock, lambda: _restart(server))
 
 
 def _restart(server: ServerAPI) -> None:

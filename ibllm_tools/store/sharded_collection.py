@@ -72,6 +72,9 @@ class Content:
 class ShardedCollection:
     """Unit vectors under string ids, in one or more collections of a database.
 
+    Several threads may use it, and several of them in one folder: each call holds the database's lock, for the engine
+    stands still whenever an index is unloaded.
+
     Args:
         database: where they lie. It stays the caller's to close, and nobody else may use it while vectors are written.
         name: of the first collection.
@@ -95,11 +98,12 @@ class ShardedCollection:
         self.fingerprint = fingerprint
         self.dimension = dimension
         self._scale = scale
-        self._collections = [self._opened(0)]
         self._counts: list[int] = []
         self._token: str | None = None
         self._filled: dict[int, NDArray[np.uint64]] = {}  # digests of the ids in a filled collection, sorted
-        self._look()
+        with database.lock:
+            self._collections = [self._opened(0)]
+            self._look()
 
     @property
     def location(self) -> str:
@@ -111,15 +115,16 @@ class ShardedCollection:
 
     def content(self) -> Content:
         """What there is, also of what others wrote."""
-        self._look()
-        counts = {each.name: count for each, count in zip(self._collections, self._counts, strict=True)}
-        ids = [each.id for each in self._collections]
-        said = json.dumps([self.fingerprint, self.dimension, list(counts.items()), ids, self._token])
+        with self.database.lock:
+            self._look()
+            counts = {each.name: count for each, count in zip(self._collections, self._counts, strict=True)}
+            ids = [each.id for each in self._collections]
+            said = json.dumps([self.fingerprint, self.dimension, list(counts.items()), ids, self._token])
         searched = self._scale.searched // self._scale.collection
         return Content(
             counts=counts,
             state=hashlib.sha256(said.encode()).hexdigest(),
-            searchable=sum(self._counts) <= self._scale.searched and len(counts) <= searched,
+            searchable=sum(counts.values()) <= self._scale.searched and len(counts) <= searched,
         )
 
     def upsert(self, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
@@ -142,37 +147,50 @@ class ShardedCollection:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are stored."""
-        self._look()
-        found = self._collections[-1].known(ids)
-        return found.union(*(self._in_filled(index, ids) for index in range(len(self._collections) - 1)))
+        with self.database.lock:
+            self._look()
+            found = self._collections[-1].known(ids)
+            return found.union(*(self._in_filled(index, ids) for index in range(len(self._collections) - 1)))
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> list[NDArray[np.float32]]:
         """The k stored vectors with the largest inner product per query (B, E), nearest first: B arrays (k, E).
 
         Good as long as the :meth:`content` is searchable.
         """
-        filled = [each for each, count in zip(self._collections, self._counts, strict=True) if count]
-        found = [collection.nearest(queries, k) for collection in filled]
+        with self.database.lock:
+            filled = [each for each, count in zip(self._collections, self._counts, strict=True) if count]
+            found = [collection.nearest(queries, k) for collection in filled]
         if len(found) == 1:
             return found[0]
         return [_best(query, np.concatenate(parts), k) for query, *parts in zip(queries, *found, strict=True)]
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
         """All vectors, in batches (N, E) in the order of the collections, with one index in memory at a time."""
-        for collection, count in zip(self._collections, self.content().counts.values(), strict=True):
+        for collection, count in self._sized():
             for offset in range(0, count, _PAGE):
-                yield collection.find(limit=_PAGE, offset=offset, include=("embeddings",)).vectors
+                yield self._page(collection, _PAGE, offset)
             self._unload()
 
     def sample(self, count: int) -> Iterator[NDArray[np.float32]]:
         """About ``count`` of the vectors, in pages spread evenly over all collections; each page (N, E)."""
-        held = max(len(self), 1)
-        for collection, size in zip(self._collections, self.content().counts.values(), strict=True):
+        sized = self._sized()
+        held = max(sum(size for _, size in sized), 1)
+        for collection, size in sized:
             pages = -(-min(count, held) * size // (held * _SAMPLE_PAGE))
             step = max(size / max(pages, 1), _SAMPLE_PAGE)
             for page in range(min(pages, -(-size // _SAMPLE_PAGE))):
-                yield collection.find(limit=_SAMPLE_PAGE, offset=int(page * step), include=("embeddings",)).vectors
+                yield self._page(collection, _SAMPLE_PAGE, int(page * step))
             self._unload()
+
+    def _sized(self) -> list[tuple[VectorCollection, int]]:
+        """The collections, and how many vectors each holds."""
+        with self.database.lock:
+            self._look()
+            return list(zip(self._collections, self._counts, strict=True))
+
+    def _page(self, collection: VectorCollection, limit: int, offset: int) -> NDArray[np.float32]:
+        with self.database.lock:
+            return collection.find(limit=limit, offset=offset, include=("embeddings",)).vectors
 
     def _move(self, index: int, place: dict[str, int], vectors: NDArray[np.float32], ids: Collection[str]) -> None:
         """Store some of those that wait for a place, which then wait no more."""
@@ -236,34 +254,36 @@ class ShardedCollection:
             self._refresh(said)
 
     def _refresh(self, said: Mapping[str, Any]) -> None:
-        self._token = said.get(_TOKEN)
         ours = re.compile(re.escape(self.name) + r"\.\d{4}")
         further = [name for name in self.database.names(f"{self.name}.") if ours.fullmatch(name)]
-        while len(self._collections) <= len(further):
-            self._collections.append(self._opened(len(self._collections)))
-        self._filled.clear()
-        counts = [int(count) for count in str(said.get(_COUNTS, "")).split(",") if count]
-        self._counts = []
-        for collection, count in zip_longest(self._collections, counts[: len(self._collections)], fillvalue=_UNKNOWN):
+        new = range(len(self._collections), len(further) + 1)
+        collections = [*self._collections, *(self._opened(index) for index in new)]
+        noted = [int(count) for count in str(said.get(_COUNTS, "")).split(",") if count]
+        counts = []
+        for collection, count in zip_longest(collections, noted[: len(collections)], fillvalue=_UNKNOWN):
             assert isinstance(collection, VectorCollection)
             if count == _UNKNOWN:
                 count = len(collection)
-                self._unload()
-            self._counts.append(count)
+                if len(collections) > 1:
+                    self.database.unload()
+            counts.append(count)
+        self._filled.clear()
+        self._collections, self._counts, self._token = collections, counts, said.get(_TOKEN)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Change the token before anything is written, and after: what was derived in between is stale, too."""
-        self._look()
-        self._say([*self._counts[:-1], _UNKNOWN])
-        try:
-            yield
-        except BaseException:
-            with suppress(StoreError):
-                self._say([*self._counts[:-1], _UNKNOWN])
-            self._token = None  # what was stored is to be looked at
-            raise
-        self._say(self._counts)
+        with self.database.lock:
+            self._look()
+            self._say([*self._counts[:-1], _UNKNOWN])
+            try:
+                yield
+            except BaseException:
+                with suppress(StoreError):
+                    self._say([*self._counts[:-1], _UNKNOWN])
+                self._token = None  # what was stored is to be looked at
+                raise
+            self._say(self._counts)
 
     def _say(self, counts: Sequence[int]) -> None:
         token = uuid.uuid4().hex

@@ -1,12 +1,16 @@
 """Vectors over several collections: one id is one vector, and whoever derived something knows when it is stale."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromadb.api import ServerAPI
 
 from ibllm_tools.errors import EncoderMismatchError, InvalidRequestError, StoreError
+from ibllm_tools.store import chroma_engine
 from ibllm_tools.store.chroma import VectorCollection, VectorDatabase
 from ibllm_tools.store.sharded_collection import Scale, ShardedCollection
 
@@ -226,3 +230,41 @@ class TestState:
         monkeypatch.setattr(VectorCollection, "upsert", looked_at)
         held.upsert(names(0, 1), unit_rows(1, seed=1))
         assert len({before, during[0], held.content().state}) == 3
+
+
+class TestThreads:
+    def test_all_see_what_another_client_wrote(self, database: VectorDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+        held = opened(database)
+        opened(database).upsert(names(0, 25), unit_rows(25))
+        listed = VectorDatabase.names
+
+        def slowly(self: VectorDatabase, prefix: str = "") -> list[str]:
+            time.sleep(0.1)
+            return listed(self, prefix)
+
+        monkeypatch.setattr(VectorDatabase, "names", slowly)
+        with ThreadPoolExecutor(4) as threads:
+            found = [threads.submit(held.content) for _ in range(4)]
+            assert [list(each.result().counts.values()) for each in found] == [[10, 10, 5]] * 4
+
+    @pytest.mark.parametrize("shared", [True, False], ids=["one database", "one folder"])
+    def test_one_reads_while_another_unloads(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+    ) -> None:
+        def restart_slowly(server: ServerAPI) -> None:
+            server.stop()
+            time.sleep(0.05)
+            server.start()
+
+        with VectorDatabase.open(tmp_path) as database, VectorDatabase.open(tmp_path) as other:
+            held = opened(database)
+            held.upsert(names(0, 25), unit_rows(25))
+            reader = held if shared else opened(other)
+            monkeypatch.setattr(chroma_engine, "_restart", restart_slowly)
+            with ThreadPoolExecutor(1) as threads:
+                read_out = threads.submit(lambda: sum(map(len, held.batches())))
+                while not read_out.done():
+                    assert len(reader.content()) == 25
+                    assert len(reader.nearest(unit_rows(1), 3)[0]) == 3
+                    assert reader.known(["id-24"]) == {"id-24"}
+                assert read_out.result() == 25

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,13 @@ class TestServing:
         with opened(tmp_path / "elsewhere") as again:
             assert again.info().index.state is IndexState.FRESH
             np.testing.assert_array_equal(again.enhance(queries), enhanced)
+
+    def test_threads_may_ask_while_one_of_them_builds_it(
+        self, cache: VisualCache, features: np.ndarray, queries: np.ndarray
+    ) -> None:
+        with ThreadPoolExecutor(4) as threads:
+            for enhanced in threads.map(lambda _: cache.enhance(queries), range(12)):
+                np.testing.assert_allclose(enhanced, exact(features, queries), rtol=0, atol=2e-3)
 
 
 class TestStaleness:
