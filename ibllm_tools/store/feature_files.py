@@ -6,6 +6,7 @@ looked at before it is handed on. Rows are read as they are needed.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -50,10 +51,10 @@ class FeatureFile:
         """The features, as rows (N, E) in the order of the file.
 
         Raises:
-            CorruptMediaError: a row is zero, undefined, infinite or of another width, or rows are missing.
+            CorruptMediaError: a row is zero, undefined, infinite or of another width, or rows are missing or damaged.
         """
         start = 0
-        for rows in self.read():
+        for rows in self._read():
             if rows.ndim != 2 or rows.shape[1] != self.dimension:
                 raise CorruptMediaError(f"{self.path}: a row of another width than {self.dimension}; {_EXPECTED}")
             with np.errstate(over="ignore", invalid="ignore"):
@@ -72,6 +73,10 @@ class FeatureFile:
                 f"{self.path}: {start:,} rows, and its head announces {self.count:,}; save it again"
             )
 
+    def _read(self) -> Iterator[NDArray[Any]]:
+        with _as_corrupt(self.path):
+            yield from self.read()
+
 
 def open_features(path: str | Path) -> FeatureFile:
     """Open a file of features by its ending: ``.npy``, ``.safetensors`` or ``.parquet``.
@@ -88,12 +93,19 @@ def open_features(path: str | Path) -> FeatureFile:
         raise UnsupportedMediaError(f"{file}: no file of features, expected {', '.join(_READERS)}")
     if not file.is_file():
         raise AttachmentNotFoundError(f"{file}: no such file; check the path")
-    try:
+    with _as_corrupt(file):
         return reader(file)
+
+
+@contextmanager
+def _as_corrupt(path: Path) -> Iterator[None]:
+    """Turn what the libraries throw, each in its own ways, into an error about the file."""
+    try:
+        yield
     except (UnsupportedMediaError, CorruptMediaError, MissingExtraError):
         raise
-    except Exception as error:  # each library fails in its own ways
-        raise CorruptMediaError(f"{file}: cannot be read ({one_line(error)}); save it again") from error
+    except Exception as error:
+        raise CorruptMediaError(f"{path}: cannot be read ({one_line(error)}); save it again") from error
 
 
 def is_feature_file(path: str | Path) -> bool:

@@ -133,7 +133,7 @@ class VectorSnapshot:
         places = torch.cat([torch.arange(start, start + size) for start, size in spans])
         close = scores.topk(min(2 * k, len(scores))).indices  # half precision can exchange neighbours
         rows = self._vectors[places[close]].float()  # (2k, E)
-        if ((rows.norm(dim=1) - 1).abs() > _LENGTH_TOLERANCE).any():
+        if not ((rows.norm(dim=1) - 1).abs() <= _LENGTH_TOLERANCE).all():  # also where a length is no number
             raise StoreError(
                 f"{self.path}: the index is damaged, it holds vectors of other lengths than 1; build it again"
             )

@@ -147,6 +147,20 @@ class TestHostile:
         with pytest.raises(CorruptMediaError):
             read(path)
 
+    def test_damage_behind_the_first_batch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(feature_files, "BATCH", 500)
+        path = tmp_path / "x.parquet"
+        table = pa.table({"embedding": pa.array(list(rows(1000)), pa.list_(pa.float32()))})
+        parquet.write_table(table, path, row_group_size=500, use_dictionary=False, compression="none")
+        second = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
+        content = bytearray(path.read_bytes())
+        content[second : second + 16] = b"\xff" * 16
+        path.write_bytes(content)
+        batches = open_features(path).batches()
+        assert len(next(batches)) == 500
+        with pytest.raises(CorruptMediaError, match=r"x\.parquet: cannot be read"):
+            next(batches)
+
     def test_a_head_that_announces_more_than_there_is(self, tmp_path: Path) -> None:
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 1024)})

@@ -145,9 +145,10 @@ class TestFile:
         with pytest.raises(StoreError, match="damaged"):
             VectorSnapshot(copy).verify()
 
-    def test_vectors_of_zeros_are_never_handed_out(self, copy: Path) -> None:
+    @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+    def test_vectors_of_another_length_are_never_handed_out(self, copy: Path, value: float) -> None:
         content = bytearray(copy.read_bytes())
-        content[-2 * COUNT * WIDTH :] = bytes(2 * COUNT * WIDTH)
+        content[-2 * COUNT * WIDTH :] = np.full(COUNT * WIDTH, value, np.float16).tobytes()
         copy.write_bytes(content)
         with pytest.raises(StoreError, match="damaged"):
             VectorSnapshot(copy).nearest(clustered(1, seed=6), 10)
