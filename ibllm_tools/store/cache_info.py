@@ -39,4 +39,4 @@ class CacheInfo(BaseModel):
     fingerprint: str = Field(description="identifies the encoder that made them")
     collections: dict[str, int] = Field(description="features per Chroma collection")
     index: IndexInfo = Field(description="what serves the cache beyond Chroma's size")
-    bytes: int | None = Field(description="size of the folder, index included; null on a server")
+    bytes: int | None = Field(description="size of the folder, index included; null on a server and in memory")

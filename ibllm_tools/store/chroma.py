@@ -64,8 +64,11 @@ class Records:
 class VectorDatabase:
     """A Chroma database: an embedded folder, a server, or memory. Made by :meth:`open`."""
 
-    def __init__(self, engine: Engine, location: str) -> None:
-        self.location = location
+    def __init__(self, engine: Engine, place: str | Path | None) -> None:
+        self.location = "memory" if place is None else str(place)
+        """The folder, the URL, or ``"memory"``; to be shown."""
+        self.folder = place if isinstance(place, Path) else None
+        """Where an embedded one lies; ``None`` on a server and in memory."""
         self.lock = engine.lock
         """Who calls :meth:`unload` holds it, and every other thread that uses the folder meanwhile."""
         self._engine: Engine | None = engine
@@ -84,13 +87,8 @@ class VectorDatabase:
             StoreLockedError: another process owns the folder.
             StoreError: the location cannot be used.
         """
-        place = "memory" if location is None else str(location)
-        return cls(open_engine(location, keep_log=keep_log), place)
-
-    @property
-    def folder(self) -> Path | None:
-        """Where an embedded one lies; ``None`` on a server and in memory."""
-        return None if is_server(self.location) or self.location == "memory" else Path(self.location)
+        place = location if location is None or is_server(location) else Path(location).expanduser()
+        return cls(open_engine(place, keep_log=keep_log), place)
 
     def collection(
         self,
@@ -172,7 +170,7 @@ class VectorDatabase:
         way to drop one (`hnsw_cache_size` drops none). A thread that uses the folder meanwhile without holding the
         :attr:`lock` fails.
         """
-        with self.lock:
+        with self.lock, self._starting():
             self._opened().unload()
 
     @contextmanager
@@ -180,9 +178,10 @@ class VectorDatabase:
         """Stop the engine of a folder for work on its files; it starts again afterwards. Nobody may use it meanwhile.
 
         Raises:
-            StoreError: somebody else in this process has it open too.
+            StoreError: somebody else in this process has it open too, or it does not start again and is closed.
         """
-        engine, folder = self._opened(), Path(self.location)
+        engine, folder = self._opened(), self.folder
+        assert folder is not None
         if owners(folder) > 1:
             raise StoreError(f"{folder}: opened twice in this process; close the other one first")
         engine.server.stop()
@@ -190,9 +189,9 @@ class VectorDatabase:
         try:
             yield folder
         finally:
-            with as_store_errors(self.location, "opening"):
-                engine.server.start()
             self._engine = engine
+            with self._starting():
+                engine.server.start()
 
     def close(self) -> None:
         """Release the engine and the folder's lock; what was in memory is gone. Closing twice does nothing."""
@@ -218,6 +217,16 @@ class VectorDatabase:
         except StoreError:
             if self.folder is not None:
                 distrust(self.folder)
+            raise
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Close the database, which gives its folder back, where its engine does not start again."""
+        try:
+            with as_store_errors(self.location, "opening"):
+                yield
+        except BaseException:
+            self.close()
             raise
 
     def _opened(self) -> Engine:

@@ -56,13 +56,12 @@ class Engine(NamedTuple):
 _locks: WeakKeyDictionary[ServerAPI, RLock] = WeakKeyDictionary()  # of engines that several databases share
 
 
-def open_engine(location: str | Path | None, *, keep_log: bool) -> Engine:
-    """Start an engine, see `ibllm_tools.store.chroma.VectorDatabase.open`."""
-    place = "memory" if location is None else str(location)
-    with as_store_errors(place, "opening"):
-        if location is None:
+def open_engine(place: str | Path | None, *, keep_log: bool) -> Engine:
+    """Start an engine in a folder, on the server of a URL, or in memory, see `VectorDatabase.open`."""
+    with as_store_errors("memory" if place is None else str(place), "opening"):
+        if place is None:
             return _open_in_memory()
-        return _open_on_server(place) if is_server(place) else _open_folder(Path(place), keep_log)
+        return _open_folder(place, keep_log) if isinstance(place, Path) else _open_on_server(place)
 
 
 def is_server(location: str | Path | None) -> bool:
@@ -138,10 +137,15 @@ def _open_folder(folder: Path, keep_log: bool) -> Engine:
                 _keep_log_from_the_start(folder)
             _take_statistics(folder)
         client = _client(folder)
-        opened.callback(client.close)
+        opened.callback(_close, client)
         server = client._server
         lock = _locks.setdefault(server, RLock())
         return Engine(server, client.get_max_batch_size(), opened.pop_all().close, lock, lambda: _restart(server))
+
+
+def _close(client: Client) -> None:
+    with suppress(AttributeError):  # an engine that did not start again has nothing to stop
+        client.close()
 
 
 def _restart(server: ServerAPI) -> None:

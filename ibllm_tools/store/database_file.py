@@ -75,9 +75,8 @@ class DatabaseFile:
 
     def collections(self) -> list[StoredCollection]:
         """All collections that have an index of their own."""
-        tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
-        if not {"collections", "segments"} <= tables:
-            return []  # Chroma was killed while it made them, and completes it
+        if not {"collections", "segments"} <= self._tables():
+            return []
         found = self._connection.execute(
             "SELECT collections.name, collections.id, segments.id FROM collections "
             "JOIN segments ON segments.collection = collections.id WHERE scope = 'VECTOR' ORDER BY collections.name"
@@ -87,6 +86,8 @@ class DatabaseFile:
     @property
     def keeps_log(self) -> bool:
         """Whether Chroma keeps what it has written to its indexes."""
+        if "embeddings_queue_config" not in self._tables():
+            return False
         stored = self._connection.execute("SELECT config_json_str FROM embeddings_queue_config").fetchone()
         return stored is not None and json.loads(stored[0]).get("automatically_purge") is False
 
@@ -113,6 +114,10 @@ class DatabaseFile:
         """How many vectors the log says the collection has."""
         (count,) = self._connection.execute(f"SELECT COUNT(*) FROM ({LIVE})", {"collection": collection.id}).fetchone()
         return int(count)
+
+    def _tables(self) -> set[str]:
+        """Some are missing where Chroma was killed while it made them; it completes them when it is opened again."""
+        return {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
 
     def problems(self) -> list[str]:
         """What SQLite finds wrong with its own file; takes about as long as reading it."""

@@ -113,6 +113,8 @@ def _header(path: Path) -> _Header:
 def _check_upper_layers(path: Path, header: _Header) -> NDArray[np.int32]:
     """The highest layer of each element, (N,)."""
     stored = path.read_bytes()  # some 8 bytes per vector
+    if 4 * header.elements > len(stored):  # before so much memory is asked for
+        raise _DamagedError(f"{UPPER_LAYERS} is too short")
     list_bytes = 4 + 4 * header.upper_links
     levels = np.zeros(header.elements, np.int32)
     lists: list[tuple[int, int]] = []  # element, position

@@ -38,7 +38,6 @@ from ibllm_tools.errors import (
 )
 from ibllm_tools.store.cache_info import CacheInfo, IndexInfo, IndexState
 from ibllm_tools.store.chroma import VectorDatabase
-from ibllm_tools.store.chroma_engine import is_server
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.prototypes import condense
 from ibllm_tools.store.sharded_collection import SCALE, Content, Scale, ShardedCollection
@@ -112,12 +111,11 @@ class VisualCache:
             StoreLockedError: another process owns the folder.
             StoreError: the location cannot be used.
         """
-        if index_folder is None and location is not None and not is_server(location):
-            index_folder = location
         database = VectorDatabase.open(location)
+        folder = database.folder if index_folder is None else Path(index_folder).expanduser()
         try:
             features = ShardedCollection(database, name, fingerprint=fingerprint, dimension=dimension, scale=scale)
-            return cls(features, None if index_folder is None else Path(index_folder) / f"{name}.index")
+            return cls(features, None if folder is None else folder / f"{name}.index")
         except BaseException:
             database.close()
             raise
@@ -420,10 +418,8 @@ class VisualCache:
         )
 
     def _bytes(self) -> int | None:
-        place = Path(self._features.location)
-        if is_server(self._features.location) or not place.is_dir():
-            return None
-        return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        folder = self._features.database.folder
+        return None if folder is None else sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
     def _add_batch(
         self, batch: Sequence[Attachment | str | Path], start: int, embedder: Embedder, failures: list[ImageFailure]

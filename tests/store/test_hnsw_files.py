@@ -14,7 +14,7 @@ from ibllm_tools.errors import StoreError
 from ibllm_tools.store.chroma import HnswSettings, VectorDatabase
 from ibllm_tools.store.database_file import DatabaseFile, mend_indexes
 from ibllm_tools.store.folder_lock import distrust, own_folder
-from ibllm_tools.store.hnsw_files import index_damage
+from ibllm_tools.store.hnsw_files import LAYOUT, index_damage
 
 WIDTH = 8
 FIT = ("another vector", "no links", "an older index")
@@ -69,6 +69,14 @@ def test_what_does_not_fit_together_is_seen(copied: Path, what: str) -> None:
 def test_without_labels_there_is_no_index(copied: Path) -> None:
     missing("index_metadata.pickle")(index_of(copied))
     assert index_damage(index_of(copied)) is None  # Chroma makes it anew
+
+
+def test_a_head_that_announces_more_than_memory_holds(copied: Path) -> None:
+    file = index_of(copied) / "header.bin"
+    head = list(LAYOUT.unpack(file.read_bytes()))
+    head[2:4] = 2**50, 2**50  # capacity, elements
+    file.write_bytes(LAYOUT.pack(*head))
+    assert index_damage(index_of(copied)) == "link_lists.bin is too short"
 
 
 def test_nothing_in_a_pickle_is_run(copied: Path) -> None:

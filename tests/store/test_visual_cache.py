@@ -23,6 +23,7 @@ from ibllm_tools.errors import (
     StoreError,
     StoreLockedError,
 )
+from ibllm_tools.store.sharded_collection import Scale
 from ibllm_tools.store.visual_cache import VisualCache
 
 CASES = [f"{visual}.{number}" for visual in ("image", "image+audio", "six") for number in range(5)]
@@ -361,6 +362,31 @@ class TestStore:
             process.wait()
             with pytest.raises(StoreError, match=url):
                 cache.enhance(queries)
+
+    def test_a_folder_may_be_called_memory(
+        self, tmp_path: Path, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with VisualCache.from_features(features, fingerprint="encoder-a", location="memory") as cache:
+            assert cache._features.database.folder == Path("memory")
+            assert (cache.info().bytes or 0) > 0
+        with VisualCache.from_features(features, fingerprint="encoder-a") as cache:
+            assert (cache.info().location, cache.info().bytes) == ("memory", None)
+
+    def test_a_place_below_the_home_folder(
+        self, tmp_path: Path, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.chdir(tmp_path)
+        VisualCache.from_features(features, fingerprint="encoder-a", location="~/caches/one").close()
+        assert (tmp_path / "home" / "caches" / "one" / "chroma.sqlite3").is_file()
+        with VisualCache.open(
+            None, fingerprint="encoder-a", dimension=WIDTH, scale=Scale(100, 100), index_folder="~/index"
+        ) as cache:
+            cache.add(features)
+            cache.build_index(progress=False)
+        assert (tmp_path / "home" / "index" / "visual_cache.index").is_file()
+        assert not (tmp_path / "~").exists()
 
     def test_a_server_that_is_not_there(self) -> None:
         with pytest.raises(StoreError, match=r"http://127\.0\.0\.1:9: opening failed"):
