@@ -126,7 +126,7 @@ def _track_seconds(attachment: Attachment, limits: Limits) -> dict[Modality, flo
 
 
 def _timed_segments(attachment: Attachment, tracks: dict[Modality, float], settings: SegmentSettings) -> list[Segment]:
-    """Windows of the longest track; a shorter one has those up to the window that reaches its end."""
+    """Windows of the longest track; a shorter one has those up to where less than half a step of it is left."""
     longest = max(tracks.values())
     least = math.floor((longest - settings.window_seconds) / settings.step_seconds)
     _refuse_more(attachment, least, settings, "step_seconds")  # before they are listed
@@ -134,8 +134,9 @@ def _timed_segments(attachment: Attachment, tracks: dict[Modality, float], setti
     found: list[Segment] = []
     for modality, seconds in tracks.items():
         for start, end in windows:
-            found.append(Segment(modality=modality, index=len(found), start=start, end=min(end, seconds)))
-            if end >= seconds:
+            is_last = seconds - end < settings.step_seconds / 2
+            found.append(Segment(modality=modality, index=len(found), start=start, end=seconds if is_last else end))
+            if is_last:
                 break
     _refuse_more(attachment, len(found), settings, "step_seconds")
     return found

@@ -143,12 +143,18 @@ class TestVideos:
         assert times(found, "video") == [(0, 10), (5, 14.8)]
         assert times(found, "audio") == [(0, 10), (5, 15)]
 
-    @pytest.mark.parametrize(("pictures", "tones", "shorter"), [(30, 12, "audio"), (12, 30, "video")])
+    @pytest.mark.parametrize(("pictures", "tones", "shorter"), [(30, 13, "audio"), (13, 30, "video")])
     def test_a_short_track_has_fewer_windows(self, pictures: float, tones: float, shorter: str) -> None:
         found = segments(Attachment(film(pictures, tones)))
         longer = "audio" if shorter == "video" else "video"
-        assert times(found, shorter) == [(0, 10), (5, 12)]
+        assert times(found, shorter) == [(0, 10), (5, 13)]
         assert times(found, longer)[-1] == (20, 30)
+
+    @pytest.mark.parametrize("step", [10, 5, 2])
+    def test_a_short_track_ends_without_a_tiny_rest(self, step: float) -> None:
+        found = segments(Attachment(film(60, 10.1)), SegmentSettings(step_seconds=step))
+        assert times(found) == [(0, 10.1)]
+        assert times(found, "video")[-1] == (50, 60)
 
     def test_the_sound_alone_can_be_asked_for(self) -> None:
         found = segments(Attachment(film(15, 15), modality="audio"))
