@@ -1,5 +1,6 @@
 """Where attachments stay: what a store keeps, counts, collects and mends, also beside other processes."""
 
+import errno
 import os
 import shutil
 import stat
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -99,6 +100,49 @@ def test_what_is_used_again_is_new_again(store: AttachmentStore, use: str) -> No
     else:
         store.touch(handle)
     assert store.collect([]).attachments == 0
+
+
+def test_what_is_touched_stays_where_its_record_is_missing(store: AttachmentStore) -> None:
+    handle = store.put(b"a ringing bell")
+    store.path(handle).with_suffix(".json").unlink()
+    os.utime(store.path(handle), (0, 0))
+    store.touch(handle)
+    assert store.collect([]).attachments == 0
+
+
+def test_what_is_removed_while_touching_waits_is_not_found(store: AttachmentStore) -> None:
+    handle, raised = store.put(b"bell"), list[Exception]()
+
+    def touch() -> None:
+        try:
+            store.touch(handle)
+        except AttachmentNotFoundError as error:
+            raised.append(error)
+
+    with locked(store):
+        thread = Thread(target=touch)
+        thread.start()
+        thread.join(0.1)
+        store.path(handle).unlink()
+        store._place(handle.removeprefix("att://")).with_suffix(".json").unlink()
+    thread.join()
+    assert len(raised) == 1
+
+
+@pytest.mark.parametrize(("code", "reported"), [(errno.EROFS, False), (errno.EACCES, False), (errno.EIO, True)])
+def test_touching_fails_in_silence_only_where_nothing_may_be_written(
+    store: AttachmentStore, monkeypatch: pytest.MonkeyPatch, code: int, reported: bool
+) -> None:
+    handle = store.put(b"bell")
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    with pytest.raises(StoreError, match="cannot be written") if reported else nullcontext():
+        store.touch(handle)
+    with pytest.raises(AttachmentNotFoundError):
+        store.touch("att://" + "0" * 64)
 
 
 @pytest.mark.parametrize("keep", [["att://123"], ["bell.wav"], "att://" + "0" * 64])

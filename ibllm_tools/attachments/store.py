@@ -1,5 +1,6 @@
 """Where attachments stay: files named after the sha256 of their bytes, which agents pass as ``att://<sha256>``."""
 
+import errno
 import hashlib
 import math
 import os
@@ -34,6 +35,7 @@ LOCK_FILE, DRAFTS = ".lock", ".drafts"
 OWN_FILE = re.compile(r"\.lock|\.drafts/[^/]+|([0-9a-f]{2})/\1[0-9a-f]{62}(\.json)?")
 DRAFT_SECONDS = 3600.0
 TALLY_DIGITS = 20
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class AttachmentRecord(BaseModel):
@@ -147,11 +149,17 @@ class AttachmentStore:
     def touch(self, handle: str) -> None:
         """Say that a handle is in use, as ``put`` and ``Attachment(handle, store=...)`` do; raises as `path` does.
 
-        In a folder that cannot be written to it does nothing.
+        In a folder that may not be written to it does nothing; StoreError where anything else is in the way.
         """
-        place = self.path(handle)
-        with suppress(OSError), self._locked():
-            os.utime(_record(place))
+        with self._access("written"):
+            try:
+                with self._locked():
+                    place = self.path(handle)
+                    os.utime(_record(place) if _record(place).exists() else place)
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+                self.path(handle)
 
     def delete(self, handle: str) -> None:
         """Remove an attachment, whoever refers to it; raises as `path` does, and StoreError where it cannot."""
