@@ -1,16 +1,15 @@
 """The visual cache that an assistant draws its embeddings with: the model's own, another one, or none."""
 
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from chroma_server import served
 from sample_files import write_image
 from tiny_model import saved_tiny_model
 
@@ -167,19 +166,8 @@ def test_a_place_without_a_cache_is_refused_before_the_model_is_loaded(model: Pa
 @pytest.fixture
 def server(elsewhere: CacheConversion) -> Iterator[str]:
     """A Chroma server of the cache."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    chroma = [Path(sys.executable).parent / "chroma", "run", "--path", elsewhere.folder, "--port", str(port)]
-    with subprocess.Popen(chroma, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 30
-        while process.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
+    with served(elsewhere.folder) as (url, _):
+        yield url
 
 
 def test_a_server_may_be_named(model: Path, server: str, picture: Path) -> None:
@@ -220,6 +208,19 @@ def test_a_cache_and_none_is_refused(picture: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match="2"):
         main(["ask", "What?", str(picture), "--cache", "here", "--no-cache"])
     assert "--no-cache" in capsys.readouterr().err
+
+
+def test_the_doctor_counts_the_features_of_a_cache_that_was_built(
+    shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(shipped, folder)
+    np.save(tmp_path / "features.npy", np.eye(7, PROJECTION_DIM, dtype=np.float32))
+    place = folder / "visual_cache"
+    assert main(["cache", "build", str(tmp_path / "features.npy"), "-o", str(place), "--model", str(folder)]) == 0
+    capsys.readouterr()
+    main(["doctor", "--model", str(folder)])
+    assert "visual cache of 7 images" in capsys.readouterr().out
 
 
 def test_the_doctor_counts_the_features(model: Path, shipped: Path) -> None:

@@ -179,16 +179,17 @@ def _model_files(model: str) -> ModelFiles:
 
 
 def _cached_images(cache: str | Path | None) -> int:
-    """How many features the cache that a model is shipped with holds, without opening it."""
+    """How many features the cache that a model is shipped with holds, without its engine."""
     from ibllm_tools.assistant.model_folder import CACHE_TENSOR
-    from ibllm_tools.checkpoints.visual_cache import read_conversion
+    from ibllm_tools.store.cache_info import NAME
+    from ibllm_tools.store.database_file import DatabaseFile
 
     if cache is None:
         return 0
     if Path(cache).is_file():
         return _shapes(Path(cache)).get(CACHE_TENSOR, [0])[0]
-    conversion = read_conversion(Path(cache))
-    return conversion.features if conversion else 0
+    with DatabaseFile.open(Path(cache), running=True) as file:
+        return file.records(NAME)
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:

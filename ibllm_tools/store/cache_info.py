@@ -5,6 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+NAME = "visual_cache"
+"""The first of a cache's collections."""
+
 
 class IndexState(StrEnum):
     """Whether a cache's index can be used."""

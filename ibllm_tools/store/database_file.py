@@ -119,6 +119,16 @@ class DatabaseFile:
         """Some are missing where Chroma was killed while it made them; it completes them when it is opened again."""
         return {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
 
+    def records(self, name: str) -> int:
+        """How many records there are in a collection, and in ``NAME.0001`` and so on."""
+        (count,) = self._connection.execute(
+            "SELECT COUNT(*) FROM embeddings JOIN segments ON segments.id = embeddings.segment_id "
+            "JOIN collections ON collections.id = segments.collection WHERE scope = 'METADATA' "
+            "AND (collections.name = :name OR collections.name GLOB :name || '.[0-9][0-9][0-9][0-9]')",
+            {"name": name},
+        ).fetchone()
+        return int(count)
+
     def problems(self) -> list[str]:
         """What SQLite finds wrong with its own file; takes about as long as reading it."""
         found = [text for (text,) in self._connection.execute("PRAGMA quick_check(10)")]

@@ -36,7 +36,7 @@ from ibllm_tools.errors import (
     StoreError,
     UnsupportedMediaError,
 )
-from ibllm_tools.store.cache_info import CacheInfo, IndexInfo, IndexState
+from ibllm_tools.store.cache_info import NAME, CacheInfo, IndexInfo, IndexState
 from ibllm_tools.store.chroma import VectorDatabase
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.prototypes import condense
@@ -45,10 +45,6 @@ from ibllm_tools.store.unit_vectors import Vectors, as_rows, like, unit
 from ibllm_tools.store.vector_snapshot import VectorSnapshot, build_snapshot
 
 logger = logging.getLogger(__name__)
-
-
-NAME = "visual_cache"
-"""The first of a cache's collections."""
 
 
 class ImageFailure(BaseModel):
