@@ -1,18 +1,21 @@
 """``ibllm cache``: build a visual cache from what there is, and look at it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from chroma_server import served
 from sample_files import png, write_image, write_sound
 from tiny_model import saved_tiny_model
 
-from ibllm_tools import VisualCache
+from ibllm_tools import Assistant, VisualCache
 from ibllm_tools.assistant.embedding import JointEmbedder
 from ibllm_tools.checkpoints import convert_visual_cache
 from ibllm_tools.cli import main
+from ibllm_tools.errors import StoreError
 from ibllm_tools.library import MediaLibrary
 from ibllm_tools.mini.architecture import PROJECTION_DIM
 from ibllm_tools.store import visual_cache
@@ -137,6 +140,23 @@ class TestImages:
         assert main(command) == 0
         assert json.loads(capsys.readouterr().out)["cache"] is True
 
+    def test_a_source_that_is_not_there_makes_nothing(
+        self, photos: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for missing in ("phtos", "features.npy"):
+            assert build(photos, tmp_path / missing, "-o", tmp_path / "cache", "--model", model) == 2
+            assert_one_error(capsys.readouterr().err, f"{missing}: no such file or folder")
+        assert not (tmp_path / "cache").exists()
+
+    def test_places_below_the_home_folder(
+        self, photos: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("HOME", str(photos.parent))
+        monkeypatch.chdir(photos.parent)
+        assert build("~/photos", "-o", "~/caches/one", "--model", model) == 0
+        assert info(photos.parent / "caches" / "one", capsys).features == 3
+        assert not Path("~").exists()
+
     def test_a_folder_without_images(self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "empty").mkdir()
         assert build(tmp_path / "empty", "-o", tmp_path / "cache", "--model", model) == 2
@@ -162,7 +182,37 @@ class TestFeatures:
         rows[2] = np.nan
         np.save(tmp_path / "features.npy", rows)
         assert build(tmp_path / "features.npy", "-o", tmp_path / "cache", "--model", model) == 2
-        assert_one_error(capsys.readouterr().err, "row 2")
+        said = capsys.readouterr()
+        assert_one_error(said.err, "row 2")
+        assert "next:" not in said.out
+
+    def test_a_bad_file_is_reported_and_left_out(
+        self, tmp_path: Path, photos: Path, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "broken.npy").write_bytes(b"nonsense")
+        command = (tmp_path / "broken.npy", saved_features(tmp_path, 30), photos)
+        assert build(*command, "-o", tmp_path / "cache", "--model", model) == 2
+        assert_one_error(capsys.readouterr().err, "broken.npy: cannot be read")
+        assert info(tmp_path / "cache", capsys).features == 33
+
+    def test_bad_files_alone_make_nothing(self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "broken.npy").write_bytes(b"nonsense")
+        assert build(tmp_path / "broken.npy", "-o", tmp_path / "cache", "--model", model) == 2
+        assert_one_error(capsys.readouterr().err, "broken.npy: cannot be read")
+        assert not (tmp_path / "cache").exists()
+
+    @pytest.mark.usefixtures("small_scale")
+    def test_a_damaged_index_is_an_error(self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        build(saved_features(tmp_path, 70), "-o", tmp_path / "cache", "--model", model)
+        index = tmp_path / "cache" / "visual_cache.index"
+        content = bytearray(index.read_bytes())
+        content[-1] ^= 1
+        index.write_bytes(content)
+        capsys.readouterr()
+        assert main(["cache", "info", str(tmp_path / "cache"), "--verify"]) == 2
+        said = capsys.readouterr()
+        assert_one_error(said.err, "visual_cache.index: the index is damaged; delete it")
+        assert "index:        damaged, 0.0" in said.out
 
     @pytest.mark.usefixtures("small_scale")
     def test_a_large_one_gets_its_index(self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,6 +284,64 @@ class TestPrototypes:
         assert_one_error(capsys.readouterr().err, "a cache already")
         assert info(tmp_path / "cache", capsys).features == 30
 
+    @pytest.mark.parametrize("count", ["0", "-3"])
+    def test_there_is_at_least_one(
+        self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], count: str
+    ) -> None:
+        command = (saved_features(tmp_path, 5), "-o", tmp_path / "cache", "--model", model, "--prototypes", count)
+        assert build(*command) == 2
+        assert_one_error(capsys.readouterr().err, f"--prototypes {count}: at least 1")
+        assert [path.name for path in tmp_path.iterdir()] == ["features.npy"]
+
+    def test_they_may_go_into_an_empty_folder(
+        self, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = saved_features(tmp_path, 90)
+        (tmp_path / "cache").mkdir()
+        monkeypatch.chdir(tmp_path / "cache")
+        assert build(file, "-o", ".", "--model", model, "--prototypes", "12") == 0
+        assert info(tmp_path / "cache", capsys).features == 12
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "features.npy"]
+
+    def test_what_lies_in_their_place_is_left_alone(
+        self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = saved_features(tmp_path, 90)
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "a.txt").write_text("mine")
+        for place in (tmp_path / "notes", file):
+            assert build(file, "-o", place, "--model", model, "--prototypes", "12") == 2
+            assert_one_error(capsys.readouterr().err, "there is something already")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["features.npy", "notes"]
+
+    def test_what_comes_into_their_place_meanwhile_is_left_alone(
+        self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        condensed = VisualCache.condensed
+
+        def disturbed(self: VisualCache, *args: object, **named: object) -> VisualCache:
+            (tmp_path / "cache").mkdir()
+            (tmp_path / "cache" / "a.txt").write_text("mine")
+            return condensed(self, *args, **named)
+
+        monkeypatch.setattr(VisualCache, "condensed", disturbed)
+        command = (saved_features(tmp_path, 90), "-o", tmp_path / "cache", "--model", model, "--prototypes", "12")
+        assert build(*command) == 2
+        assert_one_error(capsys.readouterr().err, ".cache.partial: cannot be moved")
+        assert (tmp_path / "cache" / "a.txt").read_text() == "mine"
+
+    def test_it_says_how_many_there_are(self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of many equal features there are fewer prototypes than were asked for."""
+        rows = np.tile(features(1), (40, 1))
+        rows[:, 0] += np.linspace(0, 1e-6, 40, dtype=np.float32)
+        np.save(tmp_path / "features.npy", rows)
+        command = (tmp_path / "features.npy", "-o", tmp_path / "cache", "--model", model, "--prototypes", "12")
+        assert build(*command) == 0
+        said = capsys.readouterr().out
+        held = info(tmp_path / "cache", capsys).features
+        assert held < 12
+        assert f": {held} image features" in said
+
     def test_more_than_there_are_features(self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
         command = (saved_features(tmp_path, 5), "-o", tmp_path / "cache", "--model", model, "--prototypes", "5")
         assert build(*command) == 2
@@ -250,6 +358,17 @@ class TestLibrary:
             command = ("--library", tmp_path / "library", "-o", tmp_path / "cache", "--model", model)
             assert build(*command) == 0
             assert f"3 image features of width {PROJECTION_DIM}, {new} new" in capsys.readouterr().out
+
+    def test_it_is_found_by_its_name(
+        self, photos: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        encoder = JointEmbedder.load(model, device="cpu")
+        with MediaLibrary.open(tmp_path / "library", name="holiday", embedder=encoder) as library:
+            library.add(photos, progress=False)
+        command = ("--library", tmp_path / "library", "-o", tmp_path / "cache", "--model", model)
+        assert build(*command) == 2
+        assert build(*command, "--name", "holiday") == 0
+        assert "3 image features" in capsys.readouterr().out
 
     def test_a_library_of_another_encoder(
         self, tmp_path: Path, photos: Path, model: str, capsys: pytest.CaptureFixture[str]
@@ -285,7 +404,7 @@ class TestRequests:
     def test_info_of_another_database(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         VectorDatabase.open(tmp_path).close()
         assert main(["cache", "info", str(tmp_path)]) == 2
-        assert_one_error(capsys.readouterr().err, "no visual cache in it")
+        assert_one_error(capsys.readouterr().err, "no visual cache there", "ibllm cache build")
 
     def test_info_of_a_small_one(self, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
         build(saved_features(tmp_path, 30), "-o", tmp_path / "cache", "--model", model)
@@ -308,3 +427,59 @@ def test_a_converted_index_gets_collections_and_an_index(
     found = info(tmp_path / "cache", capsys)
     assert list(found.collections.values()) == [20, 20, 20, 10]
     assert found.index.state is IndexState.FRESH
+
+
+@pytest.mark.usefixtures("small_scale")
+class TestOnAServer:
+    @pytest.fixture(autouse=True)
+    def _server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with served(tmp_path_factory.mktemp("server")) as (self.url, _):
+            yield
+
+    def ask(self, photos: Path, model: str, *options: str | Path) -> int:
+        return main(["ask", "What?", str(photos / "a.png"), "--model", model, "--json", *map(str, options)])
+
+    def test_a_large_cache_has_its_index_where_it_is_told(
+        self, tmp_path: Path, photos: Path, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        place = ("--cache-index", tmp_path / "index")
+        assert build(saved_features(tmp_path, 70), "-o", self.url, "--model", model, *place) == 0
+        assert f"--cache-index {tmp_path / 'index'}" in capsys.readouterr().out
+        found = info(self.url, capsys, *map(str, place))
+        assert (found.index.state, found.index.path) == (IndexState.FRESH, tmp_path / "index" / "visual_cache.index")
+        assert self.ask(photos, model, "--cache", self.url, *place) == 0
+        assert json.loads(capsys.readouterr().out)["cache"] is True
+
+    def test_without_a_place_for_its_index_it_is_filled_and_says_what_is_needed(
+        self,
+        tmp_path: Path,
+        photos: Path,
+        model: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        assert build(saved_features(tmp_path, 70), "-o", self.url, "--model", model) == 0
+        assert f"--cache {self.url} --cache-index DIR" in capsys.readouterr().out
+        assert main(["cache", "info", self.url]) == 0
+        assert "with whoever asks; name its folder (--cache-index DIR)" in capsys.readouterr().out
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("a model is loaded")
+
+        monkeypatch.setattr("ibllm_tools.assistant.assistant.Assistant.load", refuse)
+        assert self.ask(photos, model, "--cache", self.url) == 2
+        assert_one_error(capsys.readouterr().err, "70 features", "--cache-index DIR")
+
+    def test_asking_and_looking_make_no_cache(
+        self, photos: Path, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for command in (("ask", "What?", str(photos / "a.png"), "--cache", self.url), ("cache", "info", self.url)):
+            assert main([*command]) == 2
+            assert_one_error(capsys.readouterr().err, "no visual cache there", "ibllm cache build")
+        with (
+            Assistant.load(model, device="cpu", cache=self.url) as assistant,
+            pytest.raises(StoreError, match="no visual cache there"),
+        ):
+            assistant.ask("What?", photos / "a.png")
+        with VectorDatabase.open(self.url) as database:
+            assert database.names() == []

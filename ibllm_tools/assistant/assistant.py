@@ -58,6 +58,7 @@ class Assistant:
         processor: its processor.
         cache: the visual cache, which :meth:`close` closes; or what it is opened from when it is first needed, a folder
             of ChromaDB, the URL of a server, or a file with image features.
+        cache_index: folder for the index of a large cache, which a cache on a server needs.
         name: what answers call the model.
         access: what may be opened on behalf of whoever asks.
         fingerprint: the encoder's, where it is known; see :class:`~ibllm_tools.assistant.embedding.JointEmbedder`.
@@ -77,6 +78,7 @@ class Assistant:
         processor: ImageBindLlmProcessor,
         *,
         cache: VisualCache | str | Path | None = None,
+        cache_index: str | Path | None = None,
         name: str = "custom",
         access: Access = DEFAULT_ACCESS,
         fingerprint: str | None = None,
@@ -96,7 +98,7 @@ class Assistant:
                 f"the visual cache holds the features of encoder {cache.fingerprint!r}, and this model's is "
                 f"{self.embedder.fingerprint!r}; build the cache with this model"
             )
-        self._cache = cache
+        self._cache, self._cache_index = cache, cache_index
         self._cache_lock = Lock()
 
     @classmethod
@@ -108,6 +110,7 @@ class Assistant:
         dtype: str | torch.dtype | None = None,
         quantization: str | QuantizationConfigMixin | None = None,
         cache: bool | str | Path = True,
+        cache_index: str | Path | None = None,
         access: Access = DEFAULT_ACCESS,
     ) -> Self:
         """Load a model.
@@ -124,6 +127,8 @@ class Assistant:
             cache: whether questions may use the visual cache that the model is shipped with; or the folder of one in
                 ChromaDB, or its server (``"http://host:port"``). The first question that needs it opens it, and gets a
                 StoreError where that fails: of another encoder, owned by another process, not reachable.
+            cache_index: folder for the index of a cache of more than 200,000 features; by default the cache's own. One
+                on a server has none.
             access: what may be opened.
 
         Raises:
@@ -142,6 +147,7 @@ class Assistant:
             loaded,
             processor,
             cache=place,
+            cache_index=cache_index,
             name=str(model),
             access=access,
             fingerprint=stored_fingerprint(folder),
@@ -347,7 +353,7 @@ class Assistant:
                     f"{self.name}: the visual cache was closed while a question was being answered"
                 )
             if not isinstance(self._cache, VisualCache):
-                self._cache = _open_cache(self._cache, self.embedder)
+                self._cache = _open_cache(self._cache, self._cache_index, self.embedder)
             return self._cache
 
     def _prepare(self, questions: Sequence[Question], cache: bool) -> "list[_Prepared | IbllmError]":
@@ -470,11 +476,17 @@ def _with_evidence(answer: Answer, evidence: tuple[Evidence, ...]) -> Answer:
     return answer.model_copy(update={"evidence": (*answer.evidence, *evidence)}) if evidence else answer
 
 
-def _open_cache(place: str | Path, embedder: JointEmbedder) -> VisualCache:
+def _open_cache(place: str | Path, index: str | Path | None, embedder: JointEmbedder) -> VisualCache:
     if isinstance(place, Path) and place.is_file():
         return VisualCache.from_features(read_cache_features(place), fingerprint=embedder.fingerprint)
     try:
-        return VisualCache.open(place, fingerprint=embedder.fingerprint, dimension=embedder.dimension)
+        return VisualCache.open(
+            place,
+            fingerprint=embedder.fingerprint,
+            dimension=embedder.dimension,
+            index_folder=index,
+            create=False,
+        )
     except StoreLockedError as error:
         raise StoreLockedError(f"{error}; or ask without the cache (use_cache=False, --no-cache)") from error
 

@@ -61,8 +61,8 @@ def find_cache(cache: bool | str | Path, folder: Path) -> str | Path | None:
     place = Path(cache).expanduser()
     if not (place / CHROMA_FILE).is_file():
         raise StoreError(
-            f"{place}: no visual cache (no {CHROMA_FILE}) there, expected a folder that 'ibllm convert cache' made, or "
-            "http://host:port; leave it out for the model's own"
+            f"{place}: no visual cache (no {CHROMA_FILE}) there, expected a folder that 'ibllm cache build' or "
+            "'ibllm convert cache' made, or http://host:port; leave it out for the model's own"
         )
     return place
 

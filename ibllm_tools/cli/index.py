@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cut.add_argument("--chunk-chars", type=int, metavar="N", help="characters of a chunk of text; 240 by default")
     shared.add_model_arguments(parser)
     # captions are written as `ibllm describe` writes by default
-    parser.set_defaults(cache=None, quantize=None)
+    parser.set_defaults(cache=None, cache_index=None, quantize=None)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -65,6 +65,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     cache.add_argument(
         "--no-cache", action="store_true", help="do not draw the embedding towards images of the visual cache"
     )
+    add_cache_index(group)
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="length of an answer at most, in tokens")
     group.add_argument(
         "--temperature", type=float, metavar="T", help="0 for no randomness, more for more; the model's own by default"
@@ -76,9 +77,24 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cache_index(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Where the index of a cache lies that has no folder of its own."""
+    parser.add_argument(
+        "--cache-index",
+        metavar="DIR",
+        help="where the index of a cache of more than 200,000 features lies; by default in its folder, on a server "
+        "nowhere",
+    )
+
+
+def add_library_name(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Which of the libraries in a place."""
+    parser.add_argument("--name", default="library", metavar="NAME", help="of the library in its database; 'library'")
+
+
 def add_library_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     """Which library, where it is not a whole folder of its own."""
-    parser.add_argument("--name", default="library", metavar="NAME", help="of the library in its database; 'library'")
+    add_library_name(parser)
     parser.add_argument(
         "--attachments",
         metavar="DIR",
@@ -104,8 +120,12 @@ def access(options: argparse.Namespace) -> "Access":
 
 def load_assistant(options: argparse.Namespace) -> "Assistant":
     """The assistant that the options name; no progress bars, no log below errors."""
+    from ibllm_tools.store.chroma_engine import is_server
+
     cache = True if options.cache is None else options.cache
     _prepare_loading(options.model, cache)
+    if is_server(options.cache):
+        _ask_server_for_cache(options.cache, options.cache_index)
     with interrupted_at_once():
         from ibllm_tools.assistant.assistant import Assistant
 
@@ -115,6 +135,7 @@ def load_assistant(options: argparse.Namespace) -> "Assistant":
         dtype=options.dtype,
         quantization=options.quantize,
         cache=cache,
+        cache_index=options.cache_index,
         access=access(options),
     )
 
@@ -169,11 +190,20 @@ def _prepare_loading(model: str, cache: bool | str = False) -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
 
 
+def _ask_server_for_cache(url: str, index: str | None) -> None:
+    """Have what is wrong with it said before a model is loaded."""
+    with interrupted_at_once():
+        from ibllm_tools.store.visual_cache import VisualCache
+
+    with VisualCache.open(url, index_folder=index, create=False) as cache:
+        cache.require_usable()
+
+
 def split_weight(argument: str) -> tuple[str, float | None]:
     """``bell.wav=0.7`` as file and weight. A file of just that name, and the query of a URL, stay whole."""
     name, sign, number = argument.rpartition("=")
     is_query = argument.lower().startswith(("http://", "https://")) and "?" in argument
-    if not sign or is_query or _exists(argument):
+    if not sign or is_query or exists(argument):
         return argument, None
     try:
         return name, float(number)
@@ -207,7 +237,8 @@ def _from_stdin(allowed: "Access") -> "Attachment":
     return Attachment(sys.stdin.buffer.read(allowed.limits.max_bytes + 1), name="stdin", limits=allowed.limits)
 
 
-def _exists(argument: str) -> bool:
+def exists(argument: str) -> bool:
+    """Whether there is a file or folder of that name, whatever is in it."""
     try:
         return Path(argument).exists()
     except (OSError, ValueError):

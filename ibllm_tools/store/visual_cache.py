@@ -38,6 +38,8 @@ from ibllm_tools.errors import (
 )
 from ibllm_tools.store.cache_info import NAME, CacheInfo, IndexInfo, IndexState
 from ibllm_tools.store.chroma import VectorDatabase
+from ibllm_tools.store.chroma_engine import is_server
+from ibllm_tools.store.database_file import SQLITE_FILE
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.prototypes import condense
 from ibllm_tools.store.sharded_collection import SCALE, Content, Scale, ShardedCollection
@@ -84,32 +86,43 @@ class VisualCache:
         cls,
         location: str | Path | None,
         *,
-        fingerprint: str,
-        dimension: int,
+        fingerprint: str | None = None,
+        dimension: int | None = None,
         name: str = NAME,
         index_folder: str | Path | None = None,
         scale: Scale = SCALE,
+        create: bool = True,
     ) -> Self:
         """Open a cache, and make an empty one where there is none.
 
         Args:
             location: a folder, the URL of a Chroma server (``"http://host:port"``), or None for memory. A folder
                 belongs to one process at a time, until :meth:`close` or the process's end.
-            fingerprint: identifies the encoder whose features it holds.
-            dimension: width E of the features.
+            fingerprint: identifies the encoder whose features it holds; by default that of what is there.
+            dimension: width E of the features; by default that of what is there.
             name: the first Chroma collection, 3 to 500 characters of ``[a-zA-Z0-9._-]``; further ones add a number.
             index_folder: where the index of a large cache lies; in the location where that is a folder.
             scale: how large a collection grows, and how many features Chroma searches before an index does.
+            create: whether one is made where there is none, which takes an encoder.
 
         Raises:
             EncoderMismatchError: it holds the features of another encoder.
             InvalidRequestError: its features have another width, or the scale is impossible.
             StoreLockedError: another process owns the folder.
-            StoreError: the location cannot be used.
+            StoreError: the location cannot be used, or there is no cache and none is made.
         """
+        create = create and fingerprint is not None and dimension is not None
+        if not create and location is not None and not is_server(location):
+            _require(location, (Path(location).expanduser() / SQLITE_FILE).is_file())
         database = VectorDatabase.open(location)
         folder = database.folder if index_folder is None else Path(index_folder).expanduser()
         try:
+            if not create:
+                stored = database.metadata(name) or {}
+                _require(location, {"fingerprint", "dimension"} <= stored.keys())
+                fingerprint, dimension = fingerprint or stored["fingerprint"], dimension or stored["dimension"]
+            assert fingerprint is not None
+            assert dimension is not None
             features = ShardedCollection(database, name, fingerprint=fingerprint, dimension=dimension, scale=scale)
             return cls(features, None if folder is None else folder / f"{name}.index")
         except BaseException:
@@ -274,6 +287,16 @@ class VisualCache:
         """
         return like(self._enhance(self._rows(embeddings), k, temperature, weight), embeddings)
 
+    def require_usable(self) -> None:
+        """Raise now what retrieval would.
+
+        Raises:
+            StoreError: the cache is empty; or it is large, and there is no folder for its index.
+        """
+        content = self._usable_content()
+        if not content.searchable:
+            self._index_place(content)
+
     def build_index(self, *, progress: bool = True) -> None:
         """Derive the index that serves a large cache, unless there is one of just these features.
 
@@ -352,11 +375,7 @@ class VisualCache:
         if not 0 <= temperature < math.inf:
             raise InvalidRequestError(f"temperature={temperature}: at least 0, and finite")
         unit(rows)  # a zero vector has no neighbours
-        content = self._features.content()
-        if len(content) == 0:
-            raise StoreError(
-                f"{self._features.location}: the visual cache is empty; add image features, or ask without it"
-            )
+        content = self._usable_content()
         wanted = min(int(k), len(content))
         if content.searchable:
             neighbours = self._features.nearest(rows, wanted)
@@ -364,21 +383,33 @@ class VisualCache:
             neighbours = self._opened_index(content).nearest(rows, wanted)
         return unit(np.stack([_blend(row, near, temperature) for row, near in zip(rows, neighbours, strict=True)]))
 
-    def _opened_index(self, content: Content, *, progress: bool = True) -> VectorSnapshot:
-        """The index of the features as they are; built where there is none, or one of other features."""
+    def _usable_content(self) -> Content:
+        content = self._features.content()
+        if len(content) == 0:
+            raise StoreError(
+                f"{self._features.location}: the visual cache is empty; add image features, or ask without it"
+            )
+        return content
+
+    def _index_place(self, content: Content) -> Path:
         if self._index_path is None:
             raise StoreError(
                 f"{self._features.location}: {len(content):,} features, more than Chroma searches well; name a folder "
-                "for their index (VisualCache.open(..., index_folder=...)), or use a condensed cache (ibllm cache "
-                "build --prototypes)"
+                "for their index (--cache-index DIR, Assistant.load(..., cache_index=...), VisualCache.open(..., "
+                "index_folder=...)), or use a condensed cache (ibllm cache build --prototypes)"
             )
+        return self._index_path
+
+    def _opened_index(self, content: Content, *, progress: bool = True) -> VectorSnapshot:
+        """The index of the features as they are; built where there is none, or one of other features."""
+        place = self._index_place(content)
         with self._index_lock:
             if self._index is None or self._index.state != content.state:
-                self._index = _read_index(self._index_path, content.state)
+                self._index = _read_index(place, content.state)
             if self._index is None:
                 logger.warning("%s: building the index of %s features", self._features.location, f"{len(content):,}")
-                build_snapshot(self._index_path, self._features, progress=progress)
-                self._index = VectorSnapshot(self._index_path)
+                build_snapshot(place, self._features, progress=progress)
+                self._index = VectorSnapshot(place)
             return self._index
 
     @contextmanager
@@ -443,6 +474,14 @@ class VisualCache:
                 f"{name} of width {rows.shape[1]}, and the visual cache holds features of width {self.dimension}"
             )
         return rows
+
+
+def _require(location: str | Path | None, is_there: bool) -> None:
+    if not is_there:
+        raise StoreError(
+            f"{'memory' if location is None else location}: no visual cache there; make one with `ibllm cache build`, "
+            "or correct the place"
+        )
 
 
 def _read_index(path: Path, state: str) -> VectorSnapshot | None:
