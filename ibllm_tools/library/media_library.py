@@ -144,8 +144,8 @@ class MediaLibrary:
     @property
     def folder(self) -> Path | None:
         """The folder of an embedded library."""
-        place = self.catalogue.database.location
-        return None if is_server(place) or place == "memory" else Path(place).parent
+        place = self.catalogue.database.folder
+        return None if place is None else place.parent
 
     def add(
         self,
