@@ -185,11 +185,10 @@ class Catalogue:
         return [_source_record(item) for item in self.sources.find({"sha256": sha256}, include=["metadatas"]).metadatas]
 
     def all_sources(self) -> Iterator[SourceRecord]:
-        """Every source, in the order in which they came."""
-        offset = 0
-        while metadatas := self.sources.find(limit=PAGE, offset=offset, include=["metadatas"]).metadatas:
-            yield from map(_source_record, metadatas)
-            offset += len(metadatas)
+        """Every source, in the order in which they came; what is forgotten meanwhile is missing, and nothing else."""
+        ids = self.sources.find().ids
+        for start in range(0, len(ids), PAGE):
+            yield from map(_source_record, self.sources.get(ids[start : start + PAGE], include=["metadatas"]).metadatas)
 
     def give_up(
         self,

@@ -19,7 +19,7 @@ from ibllm_tools.errors import (
     InvalidRequestError,
     StoreError,
 )
-from ibllm_tools.library import encoding, media_library
+from ibllm_tools.library import catalogue, encoding, media_library
 from ibllm_tools.library.indexing import Indexing
 from ibllm_tools.library.scanning import Task
 from ibllm_tools.store.segments import SegmentSettings
@@ -480,6 +480,13 @@ class TestStanding:
         left = [] if where is None else ["0.png", "2.png", "4.png", "6.png"]
         assert [entry.name for entry in library.list()] == left
         assert sum(len(ids) for ids, _ in library.vectors("image", batch=3)) == len(left)
+
+    def test_sources_may_be_deleted_while_they_are_gone_through(
+        self, library: MediaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(catalogue, "PAGE", 2)
+        library.add([write_image(tmp_path / f"{index}.png", (index, 9, 9)) for index in range(5)])
+        assert sum(library.delete(record.source) for record in library.sources()) == 5
 
     def test_an_offset_passes_over_what_passes_the_filter(self, library: MediaLibrary, media: Path) -> None:
         library.add(media, metadata=lambda source: {"kept": not source.endswith(".wav")})
