@@ -32,7 +32,7 @@ from report import machine, publish, table
 
 QUERIES = 200
 K, TEMPERATURE, WEIGHT = 10, 20.0, 0.5
-PROBES = (16, 32, 64, 128)
+PROBES = (32, 64, 128, 256)
 FINGERPRINT = "benchmark"
 
 
@@ -182,7 +182,7 @@ def serve_index(folder: Path, probes: int) -> Served:
 
     found = VectorSnapshot(folder / "cache" / "visual_cache.index")
     return answered(
-        f"index alone, {probes} lists",
+        f"index alone, {probes} lists looked at",
         lambda query: enhanced(query, found.nearest(query[None], K, probes=probes)[0]),
         folder,
     )

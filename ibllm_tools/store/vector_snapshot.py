@@ -1,19 +1,22 @@
 """An index of millions of vectors in one file that is mapped into memory, derived from their collections.
 
-Inverted lists (Sivic and Zisserman, 2003): the vectors lie in half precision beside those that are nearest to the same
-of some thousand centroids, and a query reads the lists of the centroids that are nearest to it. The candidates are
-scored again in float32. What is read is the page cache's, which the operating system can drop.
+Inverted lists (Sivic and Zisserman, 2003) on two levels: the vectors lie in half precision beside those that are
+nearest to the same of some thousand centroids, and within such a list beside those that are nearest to the same of a
+few centroids of its own. A query looks at all parts of the lists that are nearest to it, and reads those parts that
+are. The best candidates are scored again in float32. What is read is the page cache's, which the operating system can
+drop.
 
 The file is a safetensors file: its head says what it was made of, and its checksums are in it. It is written beside its
 place and renamed, so what lies in its place is whole. docs/visual-cache.md compares it with FAISS.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,17 +35,24 @@ from ibllm_tools.store.unit_vectors import unit
 
 Item = TypeVar("Item")
 
-PROBES = 64
-"""Lists that a query reads."""
+PROBES = 128
+"""Lists whose parts a query looks at."""
+SCANNED = 8192
+"""Vectors that it reads, in the nearest of these parts."""
 
 _MOST_LISTS = 4096
 _LISTS_PER_ROOT = 4  # FAISS's rule of thumb: 4 to 16 times the root of the number of vectors
+_PART = 64
+"""Vectors of a part, on average."""
+_MOST_PARTS = 16
 _SAMPLE_PER_LIST = 40
-_ITERATIONS = 8
+_ITERATIONS, _PART_ITERATIONS = 6, 3
 _BLOCK = 16_384
-_FORMAT = "ibllm-tools vector snapshot 1"
+_FORMAT = "ibllm-tools vector snapshot 2"
 _HEAD_DIGEST, _VECTORS_DIGEST = "head_sha256", "vectors_sha256"
 _LENGTH_TOLERANCE = 0.01
+_HEADS = ("offsets", "centroids", "parts")
+_KINDS = {np.dtype(np.int64): "I64", np.dtype(np.float16): "F16"}
 _building = threading.Lock()
 
 
@@ -54,6 +64,7 @@ class VectorSnapshot:
 
     Attributes:
         state: that of the collections it was made from, see :class:`Content`.
+        lists: how many lists L there are.
         dimension: width E of the vectors.
 
     Raises:
@@ -65,43 +76,44 @@ class VectorSnapshot:
         try:
             with safe_open(path, "pt") as file:
                 self._metadata: dict[str, str] = file.metadata() or {}
-                self._offsets: torch.Tensor = file.get_tensor("offsets")  # (L + 1,)
-                self._centroids: torch.Tensor = file.get_tensor("centroids")  # (L, E)
-                self._vectors: torch.Tensor = file.get_tensor("vectors")  # (N, E), list by list
+                heads = [file.get_tensor(name) for name in _HEADS]
+                self._vectors: torch.Tensor = file.get_tensor("vectors")  # (N, E), part by part
         except (OSError, SafetensorError) as error:
             raise StoreError(f"{path}: no usable index ({one_line(error)}); build it again") from error
-        self.dimension = int(self._centroids.shape[-1])
-        self.state = self._metadata.get("state", "")
-        digest = _head_digest(self._metadata, self._offsets.numpy(), self._centroids.numpy(), len(self._vectors))
+        digest = _head_digest(self._metadata, [head.numpy() for head in heads], len(self._vectors))
         if self._metadata.get("format") != _FORMAT or self._metadata.get(_HEAD_DIGEST) != digest:
             raise StoreError(f"{path}: the index is damaged or of another version; build it again")
+        self.state = self._metadata.get("state", "")
+        offsets, self._centroids, self._parts = heads  # (L * P + 1,), (L, E), (L, P, E)
+        self.lists, parts, self.dimension = self._parts.shape
+        """How many lists there are; and the width E of the vectors."""
+        self._starts = offsets[:-1].reshape(self.lists, parts)
+        self._sizes = offsets.diff().reshape(self.lists, parts)
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     @property
-    def lists(self) -> int:
-        """How many inverted lists there are."""
-        return len(self._centroids)
-
-    @property
     def centroids(self) -> NDArray[np.float32]:
         """The unit vectors (L, E) that the lists lie around."""
-        found: NDArray[np.float32] = self._centroids.numpy()
+        found: NDArray[np.float32] = self._centroids.float().numpy()
         return found
 
     def members(self) -> Iterator[NDArray[np.float32]]:
         """The vectors (N, E) of each list, which may be empty."""
-        for start, stop in zip(self._offsets[:-1].tolist(), self._offsets[1:].tolist(), strict=True):
-            yield self._vectors[start:stop].float().numpy()
+        for start, size in zip(self._starts[:, 0].tolist(), self._sizes.sum(dim=1).tolist(), strict=True):
+            yield self._vectors[start : start + size].float().numpy()
 
-    def nearest(self, queries: NDArray[np.float32], k: int, *, probes: int = PROBES) -> list[NDArray[np.float32]]:
-        """The k vectors with the largest inner product, per query, among the lists that are read.
+    def nearest(
+        self, queries: NDArray[np.float32], k: int, *, probes: int = PROBES, scanned: int = SCANNED
+    ) -> list[NDArray[np.float32]]:
+        """The k vectors with the largest inner product, per query, among those that are read.
 
         Args:
             queries: (B, E), of any length but 0.
             k: how many; where fewer are held, all of them come back.
-            probes: lists that are read, and more where these hold less than four times k vectors.
+            probes: lists that are looked at, and more where these hold less than four times k vectors.
+            scanned: vectors that are read in them, about; at least four times k.
 
         Returns:
             B arrays (min(k, N), E), nearest first.
@@ -109,7 +121,7 @@ class VectorSnapshot:
         Raises:
             StoreError: what it holds are not the vectors that were put in.
         """
-        return [self._nearest(torch.from_numpy(query), k, probes) for query in unit(queries)]
+        return [self._nearest(torch.from_numpy(query), k, probes, scanned) for query in unit(queries)]
 
     def verify(self) -> None:
         """Read everything and compare it with the checksum, a second or two per gigabyte.
@@ -123,14 +135,23 @@ class VectorSnapshot:
         if digest.hexdigest() != self._metadata[_VECTORS_DIGEST]:
             raise StoreError(f"{self.path}: the index is damaged; build it again")
 
-    def _nearest(self, query: torch.Tensor, k: int, probes: int) -> NDArray[np.float32]:
-        order = (self._centroids @ query).argsort(descending=True)
-        starts, sizes = self._offsets[order], (self._offsets[order + 1] - self._offsets[order])
-        reached = int((sizes.cumsum(0) < min(4 * k, len(self))).sum()) + 1
-        spans = list(zip(starts.tolist(), sizes.tolist(), strict=True))[: max(probes, reached)]
-        half = query.half()
+    def _nearest(self, query: torch.Tensor, k: int, probes: int, scanned: int) -> NDArray[np.float32]:
+        half, needed = query.half(), min(4 * k, len(self))
+        similarity = self._centroids @ half
+        lists = similarity.topk(min(probes, self.lists)).indices
+        if int(self._sizes[lists].sum()) < needed:
+            order = similarity.argsort(descending=True)
+            lists = order[: _reaching(self._sizes[order].sum(dim=1), needed)]
+        starts, sizes = self._starts[lists].flatten(), self._sizes[lists].flatten()  # of the parts
+        closeness = torch.cat([self._parts[number] @ half for number in lists.tolist()])
+        nearest = closeness.masked_fill(sizes == 0, -torch.inf).argsort(descending=True)
+        chosen = nearest[: _reaching(sizes[nearest], max(scanned, needed))]
+        starts, sizes = starts[chosen], sizes[chosen]
+        spans = zip(starts.tolist(), sizes.tolist(), strict=True)
         scores = torch.cat([self._vectors[start : start + size] @ half for start, size in spans])
-        places = torch.cat([torch.arange(start, start + size) for start, size in spans])
+        # the place of each score: that of its part, and how many of the part come before it
+        before = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        places = starts.repeat_interleave(sizes) + torch.arange(len(scores)) - before
         close = scores.topk(min(2 * k, len(scores))).indices  # half precision can exchange neighbours
         rows = self._vectors[places[close]].float()  # (2k, E)
         if not ((rows.norm(dim=1) - 1).abs() <= _LENGTH_TOLERANCE).all():  # also where a length is no number
@@ -228,35 +249,70 @@ def _written(
     order = np.argsort(lists, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=len(centroids)))]).astype(np.int64)
     rows = np.memmap(staging / "rows", np.float16, "r", shape=(len(lists), centroids.shape[1]))
+    parts_of_each = _parts(len(rows), len(centroids))
+    # In a file as the rows are, for the operating system can drop the pages of one.
+    parts = np.memmap(staging / "parts", np.float16, "w+", shape=(len(centroids), parts_of_each, centroids.shape[1]))
+    sizes = np.zeros(parts.shape[:2], np.int64)
     metadata = {"format": _FORMAT, "state": state, _VECTORS_DIGEST: "0" * 64, _HEAD_DIGEST: "0" * 64}
     digest, target = hashlib.sha256(), staging / "index"
     with target.open("wb") as file, _bar(len(rows), "writing", progress) as bar:
-        file.write(_head(metadata, offsets, centroids, len(rows)))
-        file.write(offsets.tobytes())
-        file.write(centroids.tobytes())
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[order[start : start + _BLOCK]]
-            content = block.tobytes()
+        heads = _heads(sizes, centroids, parts)
+        file.write(_head(metadata, heads, len(rows)))
+        file.seek(sum(head.nbytes for head in heads), os.SEEK_CUR)
+        for number, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+            block = rows[order[start:stop]]
+            own, members = _parted(block.astype(np.float32), parts.shape[1])
+            parts[number, : len(own)] = own
+            sizes[number, : len(own)] = [len(each) for each in members]
+            content = block[np.concatenate([*members, np.empty(0, np.int64)])].tobytes()
             digest.update(content)
             file.write(content)
             bar.update(len(block))
+        heads = _heads(sizes, centroids, parts)
         metadata[_VECTORS_DIGEST] = digest.hexdigest()
-        metadata[_HEAD_DIGEST] = _head_digest(metadata, offsets, centroids, len(rows))
+        metadata[_HEAD_DIGEST] = _head_digest(metadata, heads, len(rows))
         file.seek(0)
-        file.write(_head(metadata, offsets, centroids, len(rows)))
+        file.write(_head(metadata, heads, len(rows)))
+        for head in heads:
+            file.write(head.tobytes())
         file.flush()
         os.fsync(file.fileno())
     return target
 
 
-def _head(metadata: dict[str, str], offsets: NDArray[np.int64], centroids: NDArray[np.float32], count: int) -> bytes:
+def _parts(count: int, lists: int) -> int:
+    """Into how many parts each of the lists of so many vectors is divided."""
+    return max(1, min(_MOST_PARTS, round(count / lists / _PART)))
+
+
+def _parted(rows: NDArray[np.float32], parts: int) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
+    """The centroids (P, E) of parts of a list (N, E), fewer where it is short, and which rows lie around each."""
+    if len(rows) == 0:
+        return rows, []
+    centroids = spherical_kmeans(rows, parts, iterations=_PART_ITERATIONS)
+    nearest = Assignment(torch.from_numpy(centroids)).lists(rows)
+    return centroids, [np.flatnonzero(nearest == part) for part in range(len(centroids))]
+
+
+def _reaching(sizes: torch.Tensor, wanted: int) -> int:
+    """How many of the first sizes it takes to have as much as is wanted."""
+    return int((sizes.cumsum(0) < wanted).sum()) + 1
+
+
+def _heads(sizes: NDArray[np.int64], centroids: NDArray[np.float32], parts: NDArray[np.float16]) -> list[NDArray[Any]]:
+    """What lies before the vectors: where each part (L * P + 1,) begins, centroids (L, E), those of parts (L, P, E)."""
+    offsets = np.concatenate([[0], np.cumsum(sizes.ravel())]).astype(np.int64)
+    return [offsets, centroids.astype(np.float16), parts]
+
+
+def _head(metadata: dict[str, str], heads: Sequence[NDArray[Any]], count: int) -> bytes:
     """The head of a safetensors file, https://github.com/huggingface/safetensors#format."""
     entries: dict[str, Any] = {"__metadata__": metadata}
-    start, width = 0, centroids.shape[1]
+    start, width = 0, heads[-1].shape[-1]
+    vectors = ("vectors", "F16", (count, width), 2 * count * width)
     for name, kind, shape, size in (
-        ("offsets", "I64", offsets.shape, offsets.nbytes),
-        ("centroids", "F32", centroids.shape, centroids.nbytes),
-        ("vectors", "F16", (count, width), 2 * count * width),
+        *((name, _KINDS[head.dtype], head.shape, head.nbytes) for name, head in zip(_HEADS, heads, strict=True)),
+        vectors,
     ):
         entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, start + size]}
         start += size
@@ -265,13 +321,12 @@ def _head(metadata: dict[str, str], offsets: NDArray[np.int64], centroids: NDArr
     return len(text).to_bytes(8, "little") + text
 
 
-def _head_digest(
-    metadata: dict[str, str], offsets: NDArray[np.int64], centroids: NDArray[np.float32], count: int
-) -> str:
-    said = [metadata.get("format"), metadata.get("state"), metadata.get(_VECTORS_DIGEST), count, centroids.shape]
+def _head_digest(metadata: dict[str, str], heads: Sequence[NDArray[Any]], count: int) -> str:
+    shapes = [head.shape for head in heads]
+    said = [metadata.get("format"), metadata.get("state"), metadata.get(_VECTORS_DIGEST), count, shapes]
     digest = hashlib.sha256(json.dumps(said).encode())
-    digest.update(offsets.tobytes())
-    digest.update(centroids.tobytes())
+    for head in heads:
+        digest.update(head.tobytes())
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from ibllm_tools.errors import InvalidRequestError, StoreError
+from ibllm_tools.store import vector_snapshot
 from ibllm_tools.store.chroma import VectorDatabase
 from ibllm_tools.store.sharded_collection import Scale, ShardedCollection
 from ibllm_tools.store.vector_snapshot import VectorSnapshot, build_snapshot
@@ -100,11 +101,30 @@ class TestSearch:
         assert len(index) == len(held) == COUNT
         np.testing.assert_allclose(np.sort(held[:, 0]), np.sort(rows[:, 0]), rtol=0, atol=1e-3)
 
+    def test_lists_are_divided_into_parts_that_are_read_apart(
+        self, vectors: ShardedCollection, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(vector_snapshot, "_PART", 3)
+        build_snapshot(tmp_path / "parted", vectors, progress=False)
+        parted, queries = VectorSnapshot(tmp_path / "parted"), clustered(40, seed=6)
+        parted.verify()
+        assert len(parted) == sum(len(rows) for rows in parted.members()) == COUNT
+        exact = VectorSnapshot(built).nearest(queries, 10, probes=parted.lists, scanned=COUNT)
+        assert np.array_equal(exact, parted.nearest(queries, 10, probes=parted.lists, scanned=COUNT))
+        shares = [recall(exact, parted.nearest(queries, 10, scanned=scanned)) for scanned in (1, 100, 1_000)]
+        assert shares[0] < shares[1] <= shares[2] == 1  # of the first, 40 vectors are read
+
+
+def recall(exact: list[np.ndarray], found: list[np.ndarray]) -> float:
+    """The share of the exact neighbours that were found."""
+    both = zip(exact, found, strict=True)
+    return float(np.mean([len({*map(bytes, some)} & {*map(bytes, others)}) / len(some) for some, others in both]))
+
 
 class TestFile:
     def test_it_is_a_safetensors_file(self, built: Path) -> None:
         with safe_open(built, "np") as file:
-            assert sorted(file.keys()) == ["centroids", "offsets", "vectors"]
+            assert sorted(file.keys()) == ["centroids", "offsets", "parts", "vectors"]
             assert file.get_tensor("vectors").shape == (COUNT, WIDTH)
 
     def test_nothing_is_left_beside_it(self, built: Path) -> None:
@@ -130,10 +150,12 @@ class TestFile:
         with pytest.raises(StoreError, match="build it again"):
             VectorSnapshot(copy)
 
-    def test_a_changed_centroid_is_refused(self, copy: Path, built: Path) -> None:
+    @pytest.mark.parametrize("head", ["centroids", "parts", "offsets"])
+    def test_a_changed_centroid_or_offset_is_refused(self, copy: Path, head: str) -> None:
+        with safe_open(copy, "np") as file:
+            whole = file.get_tensor(head).tobytes()
         content = bytearray(copy.read_bytes())
-        place = content.index(VectorSnapshot(built).centroids.tobytes())
-        content[place] ^= 1
+        content[content.index(whole)] ^= 1
         copy.write_bytes(content)
         with pytest.raises(StoreError, match="damaged"):
             VectorSnapshot(copy)
