@@ -33,6 +33,7 @@ from report import machine, publish, table
 QUERIES = 200
 K, TEMPERATURE, WEIGHT = 10, 20.0, 0.5
 PROBES = (32, 64, 128, 256)
+FAISS_LISTS = (("SQfp16", 64), ("SQfp16", 128), ("SQ8", 64))
 FINGERPRINT = "benchmark"
 
 
@@ -289,7 +290,7 @@ def measured(place: Path, size: int, smaller: int | None) -> tuple[list[str], li
     ways: list[tuple[str, Callable[..., Served], tuple[Any, ...]]] = [
         ("cache", serve_cache, ()),
         *[(f"index-{probes}", serve_index, (probes,)) for probes in PROBES if built],
-        *[(f"{kind}-64", serve_lists, (kind, 64)) for kind in ("SQfp16", "SQ8") if built],
+        *[(f"{kind}-{probes}", serve_lists, (kind, probes)) for kind, probes in FAISS_LISTS if built],
         ("flat", serve_flat, (size,)),
     ]
     served = [Served(**once(folder, name, lambda f=f, a=a: apart(f, folder, *a))) for name, f, a in ways]
