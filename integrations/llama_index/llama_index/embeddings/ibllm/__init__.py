@@ -1,0 +1,1 @@
+"""The joint embedding as an embedding model of LlamaIndex."""

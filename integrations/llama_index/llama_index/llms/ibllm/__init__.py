@@ -1,0 +1,1 @@
+"""ImageBind-LLM as an LLM of LlamaIndex."""

@@ -1,0 +1,1 @@
+"""A media library as a retriever and a query engine of LlamaIndex."""

@@ -1,0 +1,1 @@
+"""What an agent of LlamaIndex may do with media."""

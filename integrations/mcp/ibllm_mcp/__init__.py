@@ -1,0 +1,1 @@
+"""ImageBind-LLM as a server of the Model Context Protocol: ``ibllm mcp``."""
