@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from ibllm_tools.attachments.citation import citation
 from ibllm_tools.media.sniff import Modality
 
 SOURCES_SCHEMA = {
@@ -53,6 +54,11 @@ class Evidence(BaseModel):
     )
     caption: str | None = Field(default=None, description="Retrieved: what the prompt said of it, a caption or text.")
     score: float | None = Field(default=None, description="Retrieved: how well it fits the question, 0 to 1.")
+
+    @property
+    def citation(self) -> str:
+        """``bell.wav@0.0-2.0s``: where it is, in few characters."""
+        return citation(self)
 
 
 @dataclass(frozen=True)

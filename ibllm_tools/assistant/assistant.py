@@ -325,14 +325,14 @@ class Assistant:
             return question, ()
         require_same_encoder(library, self.embedder.fingerprint)
         self._check(question)
-        opened = [self.access.open(source) for source in question.attachments]
-        if opened:
-            rows = self.embedder.embed(opened)  # (B, E)
-            impressions = tuple(
-                Impression(row, self.access.cite(source, attachment, 0.0))
-                for source, attachment, row in zip(question.attachments, opened, rows, strict=True)
-            )
-            question = question.model_copy(update={"attachments": impressions})
+        opened = [self._seen_or_opened(source) for source in question.attachments]
+        files = [item for item in opened if isinstance(item, Attachment)]
+        rows = iter(self.embedder.embed(files) if files else ())  # each (E,)
+        impressions = tuple(
+            item if isinstance(item, Impression) else Impression(next(rows), self.access.cite(source, item, 0.0))
+            for source, item in zip(question.attachments, opened, strict=True)
+        )
+        question = question.model_copy(update={"attachments": impressions})
         return ground(question, library, k, self.captions, self._leaves_room)
 
     def _leaves_room(self, question: Question) -> bool:
@@ -376,12 +376,12 @@ class Assistant:
         """The attachments of a question that can be answered."""
         try:
             self._check(question)
-            return [
-                source if isinstance(source, Impression) else self.access.open(source)
-                for source in question.attachments
-            ]
+            return [self._seen_or_opened(source) for source in question.attachments]
         except IbllmError as error:
             return error
+
+    def _seen_or_opened(self, source: Any) -> Attachment | Impression:
+        return source if isinstance(source, Impression) else self.access.open(source)
 
     def _check(self, question: Question) -> None:
         if not question.text.strip():

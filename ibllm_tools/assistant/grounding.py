@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ibllm_tools.assistant.answer import Evidence, Impression, Question
 from ibllm_tools.errors import EncoderMismatchError
-from ibllm_tools.library import Hit, MediaLibrary
+from ibllm_tools.library import Entry, Hit, MediaLibrary
 
 Captions = Callable[[NDArray[np.float32]], list[str]]
 Fits = Callable[[Question], bool]
@@ -76,24 +76,31 @@ def _described(hits: Sequence[Hit], library: MediaLibrary, captions: Captions) -
     silent = [hit for hit in hits if not (hit.text or hit.caption)]
     written = captions(np.stack([library.embed_query(hit) for hit in silent])) if silent else []
     said = dict(zip((hit.id for hit in silent), written, strict=True))
-    return [_cited(hit, hit.text or hit.caption or said[hit.id]) for hit in hits]
+    return [cited(hit, hit.text or hit.caption or said[hit.id]) for hit in hits]
 
 
-def _cited(hit: Hit, caption: str) -> Evidence:
+def cited(entry: Entry, caption: str | None = None) -> Evidence:
+    """An entry or a hit of a library as evidence.
+
+    Args:
+        entry: a segment.
+        caption: what is said of it; by default its text or caption.
+    """
+    said = caption or entry.text or entry.caption
     return Evidence(
-        source=hit.source,
-        name=hit.name,
-        sha256=hit.sha256,
-        handle=hit.handle,
-        modality=hit.modality,
-        mime=hit.mime,
-        start=hit.start,
-        end=hit.end,
-        char_start=hit.char_start,
-        char_end=hit.char_end,
+        source=entry.source,
+        name=entry.name,
+        sha256=entry.sha256,
+        handle=entry.handle,
+        modality=entry.modality,
+        mime=entry.mime,
+        start=entry.start,
+        end=entry.end,
+        char_start=entry.char_start,
+        char_end=entry.char_end,
         weight=0.0,
-        caption=" ".join(caption.split()),
-        score=hit.score,
+        caption=None if said is None else " ".join(said.split()),
+        score=entry.score if isinstance(entry, Hit) else None,
     )
 
 

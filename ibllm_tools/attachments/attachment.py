@@ -100,7 +100,7 @@ class Attachment(BaseModel):
         elif isinstance(source, str):
             opened = _open_text(source, roots, store, limits, allow_fetch)
         elif isinstance(source, Path):
-            opened = _open_path(source, roots)
+            opened = _Opened(allowed_path(source, roots), source.name)
         elif isinstance(source, bytes):
             opened = _Opened(source)
         elif isinstance(source, np.ndarray):
@@ -164,7 +164,7 @@ def _open_text(text: str, roots: Roots, store: "AttachmentStore | None", limits:
     match = SCHEME.match(text)
     scheme = match[1].lower() if match else ""
     if scheme == "":
-        return _open_path(Path(text), roots)
+        return _Opened(allowed_path(Path(text), roots), Path(text).name)
     if scheme == "data":
         return _Opened(_data_uri_bytes(text, limits))
     if scheme == "att":
@@ -180,19 +180,40 @@ def _open_text(text: str, roots: Roots, store: "AttachmentStore | None", limits:
     return _Opened(fetch(text, limits), unquote(PurePosixPath(urlsplit(text).path).name) or None)
 
 
-def _open_path(path: Path, roots: Roots) -> _Opened:
+def allowed_path(path: Path, roots: Roots) -> Path:
+    """The path, resolved, if it lies in one of the roots; whether there is anything is not looked at.
+
+    Raises:
+        AttachmentAccessError: it lies outside, or is no usable path.
+    """
     try:
         resolved = path.expanduser().resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise AttachmentAccessError(f"{one_line(path)}: not a usable path ({one_line(error)}); check it") from error
-    # A text is a sequence of texts too: taken as one, "/srv/media" would allow "/", and with it everything.
-    allowed = [roots] if isinstance(roots, str | Path) else roots
-    if allowed is not None and not any(resolved.is_relative_to(Path(root).resolve()) for root in allowed):
+    allowed = None if roots is None else _listed_roots(roots)
+    if allowed is not None and not _within(resolved, [Path(root).resolve() for root in allowed]):
         raise AttachmentAccessError(
             f"{one_line(path)}: outside the allowed folders, expected a file below "
             f"{', '.join(map(str, allowed)) or 'none'}; move it there or allow its folder"
         )
-    return _Opened(resolved, path.name)
+    return resolved
+
+
+def common_roots(some: Roots, others: Roots) -> Roots:
+    """The folders in which everything lies in a root of both."""
+    if some is None or others is None:
+        return others if some is None else some
+    first, second = ([Path(root).resolve() for root in _listed_roots(roots)] for roots in (some, others))
+    return [*(root for root in first if _within(root, second)), *(root for root in second if _within(root, first))]
+
+
+def _listed_roots(roots: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    # A text is a sequence of texts too: taken as one, "/srv/media" would allow "/", and with it everything.
+    return [roots] if isinstance(roots, str | Path) else roots
+
+
+def _within(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _open_handle(handle: str, store: "AttachmentStore | None") -> _Opened:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ibllm_tools.attachments.citation import citation
 from ibllm_tools.errors import InvalidRequestError, one_line
 from ibllm_tools.media.sniff import Modality
 
@@ -75,11 +76,7 @@ class Entry(BaseModel):
     @property
     def citation(self) -> str:
         """``bell.wav@0.0-2.0s``: where it is, in few characters."""
-        if self.start is not None and self.end is not None:
-            return f"{self.name}@{self.start:.1f}-{self.end:.1f}s"
-        if self.char_start is not None:
-            return f"{self.name}@{self.char_start}-{self.char_end}"
-        return self.name
+        return citation(self)
 
 
 class Hit(Entry):

@@ -10,9 +10,8 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
+from ibllm_tools.attachments import Attachment, AttachmentStore, Roots, common_roots
 from ibllm_tools.errors import AttachmentNotFoundError, IbllmError, InvalidRequestError, StoreError, one_line
 from ibllm_tools.library.absent_encoder import AbsentEncoder
 from ibllm_tools.library.catalogue import (
@@ -30,6 +29,7 @@ from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing
 from ibllm_tools.library.places import followed
+from ibllm_tools.library.progress import Progress, progress_bar
 from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, as_weights, modalities, share, whole
 from ibllm_tools.library.references import references
 from ibllm_tools.library.scanning import Refusal, Task, has_gone, is_file, scan
@@ -156,7 +156,8 @@ class MediaLibrary:
         metadata: Metadata | None = None,
         caption: str | bool = False,
         strict: bool = False,
-        progress: bool = True,
+        roots: Roots = None,
+        progress: bool | Progress = True,
         engine: Engine = "local",
     ) -> IndexReport:
         """Index files, folders, globs, attachments and texts.
@@ -174,7 +175,9 @@ class MediaLibrary:
                 and lists of these. It replaces what they have.
             caption: of the sources, or True, and the captioner writes one for every entry that is no text.
             strict: raise the first failure, instead of reporting it.
-            progress: draw a bar where the output is a terminal.
+            roots: folder or folders that these files must lie in as well as in those of the library.
+            progress: draw a bar where the output is a terminal; or a function that is told how many sources are done,
+                and of how many.
             engine: where it is encoded: in this process, or by actors of ``"ray"``, see docs/scale.md.
 
         Raises:
@@ -192,11 +195,10 @@ class MediaLibrary:
             raise InvalidRequestError("caption=True without a captioner; open the library with captioner=assistant")
         found = scan(
             self._listed(sources, texts),
-            roots=self.roots,
+            roots=common_roots(self.roots, roots),
             without=[] if self.folder is None else [self.folder.resolve()],
         )
-        bar: Any = tqdm(total=len(found.tasks), unit="source", disable=None if progress else True)
-        with bar:
+        with progress_bar(progress, len(found.tasks)) as bar:
             todo = compare(found.tasks, self.catalogue, labelling, self.settings)
             bar.update(todo.unchanged)
             with Indexing(
@@ -295,8 +297,7 @@ class MediaLibrary:
         Raises:
             InvalidRequestError, AttachmentError: as :meth:`search`.
         """
-        encoder = QueryEncoder(self.catalogue, self.embedder, self.attachments, roots=self.roots, limits=self.limits)
-        return encoder.mix(as_queries(query), weights)
+        return self._query_encoder.mix(as_queries(query), weights)
 
     def get(self, id_: str) -> Entry:
         """An entry by its id.
@@ -353,13 +354,15 @@ class MediaLibrary:
             for records in self._pages(kind, self.catalogue.entries(kind).find().ids, batch, ["embeddings"]):
                 yield records.ids, records.vectors
 
-    def attachment(self, entry: Entry) -> Attachment:
-        """The source of an entry or a hit, opened.
+    def attachment(self, entry: Entry | str) -> Attachment:
+        """The source of an entry or a hit, or what an ``att://`` handle stands for, opened.
 
         Raises:
             AttachmentError: it has gone, cannot be used any more, or is in a store that the library was opened without.
             StoreError: what the store remembers of it is damaged.
         """
+        if isinstance(entry, str):
+            return self._query_encoder.opened(entry)
         if entry.source.startswith("att://"):
             if self.attachments is None:
                 raise AttachmentNotFoundError(
@@ -552,6 +555,10 @@ class MediaLibrary:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _query_encoder(self) -> QueryEncoder:
+        return QueryEncoder(self.catalogue, self.embedder, self.attachments, roots=self.roots, limits=self.limits)
 
     def _listed(self, sources: Iterable[Any], texts: Sequence[str]) -> Iterator[Any]:
         if isinstance(texts, str):

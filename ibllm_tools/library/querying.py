@@ -78,13 +78,21 @@ class QueryEncoder:
             return Attachment(query, roots=self._roots, limits=self._limits)
         if not query.startswith("att://"):
             return Attachment.from_text(query, name="query", limits=self._limits)
-        for copy in self._copies(query):
+        return self.opened(query)
+
+    def opened(self, handle: str) -> Attachment:
+        """What a handle stands for, from the store or from a source that was indexed with this content.
+
+        Raises:
+            AttachmentNotFoundError: neither holds it any more.
+        """
+        for copy in self._copies(handle):
             with suppress(AttachmentError, StoreError):
                 opened = Attachment(copy, store=self._attachments, roots=self._roots, limits=self._limits)
-                if opened.handle == query:
+                if opened.handle == handle:
                     return opened
         raise AttachmentNotFoundError(
-            f"{one_line(query)}: neither in the attachment store nor a source of the library that can be opened and "
+            f"{one_line(handle)}: neither in the attachment store nor a source of the library that can be opened and "
             "has not changed; index it again"
         )
 

@@ -1,0 +1,27 @@
+"""How a part of an attachment is cited, wherever that is done."""
+
+from typing import Protocol
+
+
+class Citable(Protocol):
+    """What has a name and may be a part of it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def start(self) -> float | None: ...  # noqa: D102
+    @property
+    def end(self) -> float | None: ...  # noqa: D102
+    @property
+    def char_start(self) -> int | None: ...  # noqa: D102
+    @property
+    def char_end(self) -> int | None: ...  # noqa: D102
+
+
+def citation(part: Citable) -> str:
+    """``bell.wav@0.0-2.0s``, ``notes.txt@0-500``, or the name of what is whole."""
+    if part.start is not None and part.end is not None:
+        return f"{part.name}@{part.start:.1f}-{part.end:.1f}s"
+    if part.char_start is not None:
+        return f"{part.name}@{part.char_start}-{part.char_end}"
+    return part.name

@@ -1,0 +1,23 @@
+"""What the tools give back, besides `Answer` and `IndexReport`."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ibllm_tools.library import Entry, Hit
+
+
+class SearchResult(BaseModel):
+    """What was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    hits: tuple[Hit, ...] = Field(description="One per source, best first.")
+
+
+class MediaListing(BaseModel):
+    """A page of what the library holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entries: tuple[Entry, ...] = Field(description="The first entry of each source, in the order in which they came.")
+    total: int = Field(description="Number of sources of these kinds.")
+    next_offset: int | None = Field(description="Where the next page begins; null after the last.")
