@@ -1,7 +1,7 @@
 """What goes into an assistant and what comes out; the command line, the tools and MCP share these JSON schemas."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from ibllm_tools.attachments.citation import citation
 from ibllm_tools.media.sniff import Modality
+
+FinishReason = Literal["stop", "length"]
 
 SOURCES_SCHEMA = {
     "type": "array",
@@ -97,3 +99,7 @@ class Answer(BaseModel):
     model: str = Field(description="Name, folder or hub id of the model that answered.")
     cache: bool = Field(description="Whether the visual cache drew the embedding towards images.")
     usage: Usage = Field(description="Tokens and seconds.")
+    finish_reason: FinishReason = Field(
+        description="'stop': it ended by itself, at a stop text or as complete JSON; 'length': it was cut off, by "
+        "max_new_tokens, the end of what the model reads and writes, or whoever left the stream."
+    )

@@ -6,11 +6,8 @@
 """
 
 import asyncio
-import copy
-import math
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,19 +16,21 @@ from typing import Any, Self, Unpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, TextIteratorStreamer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ibllm_tools.assistant.access import Access
 from ibllm_tools.assistant.answer import Answer, Evidence, Impression, Question, Usage
+from ibllm_tools.assistant.constrained import Schema, SchemaCompiler
 from ibllm_tools.assistant.embedding import JointEmbedder, ModelSource
-from ibllm_tools.assistant.generation import Sampling, end_tokens, generation_config
+from ibllm_tools.assistant.generation import DEFAULT_NEW_TOKENS, Sampling, end_tokens, generation_config
 from ibllm_tools.assistant.grounding import ground, require_same_encoder
 from ibllm_tools.assistant.loading import choose_device, load_model, read_cache_features
 from ibllm_tools.assistant.model_folder import MINI, find_cache, find_model
+from ibllm_tools.assistant.requests import PreparedQuestion, checked_question, require_words, shares
+from ibllm_tools.assistant.stop_texts import StopTexts
 from ibllm_tools.assistant.streaming import AnswerStream
+from ibllm_tools.assistant.writing import Live, Writing, Written, write
 from ibllm_tools.attachments import Attachment
 from ibllm_tools.errors import EncoderMismatchError, IbllmError, InvalidRequestError, StoreLockedError
 from ibllm_tools.imagebind.fingerprint import stored_fingerprint
@@ -98,6 +97,9 @@ class Assistant:
                 f"the visual cache holds the features of encoder {cache.fingerprint!r}, and this model's is "
                 f"{self.embedder.fingerprint!r}; build the cache with this model"
             )
+        self._schemas = SchemaCompiler(
+            processor.tokenizer, model.config.text_config.vocab_size, end_tokens(model.generation_config)
+        )
         self._cache, self._cache_index = cache, cache_index
         self._cache_lock = Lock()
 
@@ -163,6 +165,8 @@ class Assistant:
         library: MediaLibrary | None = None,
         k: int = 3,
         use_cache: bool | None = None,
+        schema: Schema | None = None,
+        stop: str | Sequence[str] | None = None,
         **sampling: Unpack[Sampling],
     ) -> Answer:
         """Answer a question.
@@ -176,16 +180,23 @@ class Assistant:
             library: where to look for what the answer can build on; what was found is cited in its evidence.
             k: sources to take from the library, at most; fewer where the model cannot read as much.
             use_cache: whether the visual cache draws the embedding towards images; by default where there is one.
+            schema: a JSON schema, or a pydantic model: the answer's text is then JSON that parses and validates, which
+                the extra ``structured`` brings. See docs/structured-answers.md.
+            stop: a text, or several, before the first of which the answer ends.
             sampling: see :class:`~ibllm_tools.assistant.generation.Sampling`.
 
         Raises:
-            InvalidRequestError: an empty or too long question, weights that do not fit, no cache where one is wanted.
+            InvalidRequestError: an empty or too long question, weights that do not fit, no cache where one is wanted, a
+                schema that cannot be followed or needs more tokens than there are, an empty stop text.
             AttachmentError: an attachment cannot be used.
             IncompatibleModelError: the model has no tower for an attachment.
             EncoderMismatchError: the library was filled with another encoder.
+            MissingExtraError: a schema is given, and llguidance is not installed.
         """
-        asked, evidence = self._grounded(_question(question, attachments, weights, context), library, k)
-        answer = self.ask_batch([asked], use_cache=use_cache, **sampling)[0]
+        writing = self._writing(schema, stop, sampling)
+        asked = checked_question(question, attachments, weights, context)
+        asked, evidence = self._grounded(asked, library, k, writing)
+        answer = self._answers([asked], writing, use_cache, 1)[0]
         if isinstance(answer, IbllmError):
             raise answer
         return _with_evidence(answer, evidence)
@@ -196,6 +207,8 @@ class Assistant:
         *,
         use_cache: bool | None = None,
         batch_size: int = 8,
+        schema: Schema | None = None,
+        stop: str | Sequence[str] | None = None,
         **sampling: Unpack[Sampling],
     ) -> list[Answer | IbllmError]:
         """Answer several questions together.
@@ -204,28 +217,23 @@ class Assistant:
             requests: the questions; a string is one without attachments.
             use_cache: as in :meth:`ask`.
             batch_size: how many the language model answers at once.
+            schema: as in :meth:`ask`, for every question.
+            stop: as in :meth:`ask`.
             sampling: as in :meth:`ask`.
 
         Returns:
             In the place of each question its answer, or the error why it has none; the others are answered.
 
         Raises:
-            InvalidRequestError: ``use_cache``, ``batch_size`` or ``sampling`` are wrong for all of them.
+            InvalidRequestError: ``use_cache``, ``batch_size``, ``schema``, ``stop`` or ``sampling`` are wrong for all.
+            MissingExtraError: as in :meth:`ask`.
         """
         if batch_size < 1:
             raise InvalidRequestError(f"batch_size={batch_size}, expected at least 1")
         if isinstance(requests, str) or not all(isinstance(item, str | Question) for item in requests):
             raise InvalidRequestError("requests must be a list of questions, each a text or a Question")
-        questions = [_question(item, (), None, None) if isinstance(item, str) else item for item in requests]
-        config = generation_config(self.model.generation_config, **sampling)
-        cache = self._chosen_cache(use_cache)
-        results: list[Answer | IbllmError] = []
-        for start in range(0, len(questions), batch_size):
-            began = time.perf_counter()
-            prepared = self._prepare(questions[start : start + batch_size], cache)
-            answers = iter(self._answer([item for item in prepared if isinstance(item, _Prepared)], config, began))
-            results += [item if isinstance(item, IbllmError) else next(answers) for item in prepared]
-        return results
+        questions = [checked_question(item, (), None, None) if isinstance(item, str) else item for item in requests]
+        return self._answers(questions, self._writing(schema, stop, sampling), use_cache, batch_size)
 
     def stream(
         self,
@@ -236,6 +244,8 @@ class Assistant:
         library: MediaLibrary | None = None,
         k: int = 3,
         use_cache: bool | None = None,
+        schema: Schema | None = None,
+        stop: str | Sequence[str] | None = None,
         **sampling: Unpack[Sampling],
     ) -> AnswerStream:
         """Answer a question piece by piece; arguments and errors as in :meth:`ask`.
@@ -243,17 +253,17 @@ class Assistant:
         The attachments are embedded before it returns. The stream's ``answer`` is complete when it has ended.
         """
         began = time.perf_counter()
-        asked, evidence = self._grounded(_question(question, attachments, weights, context), library, k)
-        config = generation_config(self.model.generation_config, **sampling)
-        prepared = self._prepare([asked], self._chosen_cache(use_cache))[0]
+        writing = self._writing(schema, stop, sampling)
+        asked = checked_question(question, attachments, weights, context)
+        asked, evidence = self._grounded(asked, library, k, writing)
+        prepared = self._prepare([asked], self._chosen_cache(use_cache), writing)[0]
         if isinstance(prepared, IbllmError):
             raise prepared
 
-        def write(streamer: TextIteratorStreamer, stop: StoppingCriteria) -> Answer:
-            answer = self._answer([prepared], config, began, streamer=streamer, stopping_criteria=[stop])[0]
-            return _with_evidence(answer, evidence)
+        def answer(live: Live) -> Answer:
+            return _with_evidence(self._answer([prepared], writing, began, live)[0], evidence)
 
-        return AnswerStream(self.processor.tokenizer, write)
+        return AnswerStream(self.processor.tokenizer, answer, writing.stops)
 
     async def aask(self, question: str, *attachments: Any, **options: Any) -> Answer:
         """:meth:`ask` without blocking the event loop."""
@@ -282,16 +292,25 @@ class Assistant:
             raise InvalidRequestError(
                 f"embeddings of shape {embeddings.shape}, expected (B, {self.embedder.dimension}), as embed gives them"
             )
-        config = generation_config(self.model.generation_config)
+        writing = Writing(generation_config(self.model.generation_config))
         cache, question = self._chosen_cache(None), Question(text=DESCRIBE)
         written: list[str] = []
         for start in range(0, len(embeddings), CAPTIONS_AT_ONCE):
             rows = torch.from_numpy(embeddings[start : start + CAPTIONS_AT_ONCE])
             if cache:
                 rows = self._opened_cache().enhance(rows)
-            batch = [_Prepared(question, row[None], (), cache) for row in rows]
-            written += [answer.text for answer in self._answer(batch, config, time.perf_counter())]
+            batch = [PreparedQuestion(question, row[None], (), cache) for row in rows]
+            written += [answer.text for answer in self._answer(batch, writing, time.perf_counter())]
         return written
+
+    def prompt_tokens(self, question: str, context: str | None = None) -> int:
+        """How many tokens the model reads for a question, with its prompt template."""
+        return int(self.processor(question, context)["input_ids"].shape[1])
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens the model reads and writes in all."""
+        return int(self.model.config.text_config.max_position_embeddings)
 
     def embed(self, *attachments: Any) -> NDArray[np.float32]:
         """Unit vectors of the joint space, one row per attachment, (B, E).
@@ -318,13 +337,43 @@ class Assistant:
     ) -> None:
         self.close()
 
+    def _writing(self, schema: Schema | None, stop: str | Sequence[str] | None, sampling: Sampling) -> Writing:
+        own, stops = self.model.generation_config, StopTexts(stop)
+        config = generation_config(own, **sampling)
+        if schema is None:
+            return Writing(config, stops=stops)
+        if stops.texts:
+            raise InvalidRequestError("stop and schema: JSON ends by itself; leave one of them out")
+        grammar = self._schemas.compile(schema, self.context_length)
+        if sampling.get("max_new_tokens") is None:  # the model's own number is for sentences
+            config.max_new_tokens = max(config.max_new_tokens, DEFAULT_NEW_TOKENS, len(grammar.shortest))
+        if config.max_new_tokens < len(grammar.shortest):
+            raise InvalidRequestError(
+                f"max_new_tokens={config.max_new_tokens}, and answers that fit the schema have at least "
+                f"{len(grammar.shortest):,} tokens; allow as many, or ask for less"
+            )
+        return Writing(config, grammar)
+
+    def _answers(
+        self, questions: Sequence[Question], writing: Writing, use_cache: bool | None, batch_size: int
+    ) -> list[Answer | IbllmError]:
+        cache = self._chosen_cache(use_cache)
+        results: list[Answer | IbllmError] = []
+        for start in range(0, len(questions), batch_size):
+            began = time.perf_counter()
+            prepared = self._prepare(questions[start : start + batch_size], cache, writing)
+            good = [item for item in prepared if isinstance(item, PreparedQuestion)]
+            answers = iter(self._answer(good, writing, began))
+            results += [item if isinstance(item, IbllmError) else next(answers) for item in prepared]
+        return results
+
     def _grounded(
-        self, question: Question, library: MediaLibrary | None, k: int
+        self, question: Question, library: MediaLibrary | None, k: int, writing: Writing
     ) -> tuple[Question, tuple[Evidence, ...]]:
         if library is None:
             return question, ()
         require_same_encoder(library, self.embedder.fingerprint)
-        self._check(question)
+        self._check(question, writing)
         opened = [self._seen_or_opened(source) for source in question.attachments]
         files = [item for item in opened if isinstance(item, Attachment)]
         rows = iter(self.embedder.embed(files) if files else ())  # each (E,)
@@ -333,13 +382,11 @@ class Assistant:
             for source, item in zip(question.attachments, opened, strict=True)
         )
         question = question.model_copy(update={"attachments": impressions})
-        return ground(question, library, k, self.captions, self._leaves_room)
+        most = min(int((1 - ROOM) * self.context_length), self.context_length - writing.fewest)
+        return ground(question, library, k, self.captions, lambda informed: self._length(informed) <= most)
 
-    def _leaves_room(self, question: Question) -> bool:
-        return self._tokens(question) <= (1 - ROOM) * self._context_length
-
-    def _tokens(self, question: Question) -> int:
-        return int(self.processor(question.text, question.context)["input_ids"].shape[1])
+    def _length(self, question: Question) -> int:
+        return self.prompt_tokens(question.text, question.context)
 
     def _chosen_cache(self, wanted: bool | None) -> bool:
         if wanted and self._cache is None:
@@ -356,15 +403,17 @@ class Assistant:
                 self._cache = _open_cache(self._cache, self._cache_index, self.embedder)
             return self._cache
 
-    def _prepare(self, questions: Sequence[Question], cache: bool) -> "list[_Prepared | IbllmError]":
+    def _prepare(
+        self, questions: Sequence[Question], cache: bool, writing: Writing
+    ) -> list[PreparedQuestion | IbllmError]:
         """Everything up to the language model; all attachments of the batch are embedded together."""
-        opened = [self._opened(question) for question in questions]
+        opened = [self._opened(question, writing) for question in questions]
         items = [item for each in opened if isinstance(each, list) for item in each]
         embedded = iter(self.embedder.embed_each([item for item in items if isinstance(item, Attachment)]))
         rows = iter(
             [torch.from_numpy(item.embedding) if isinstance(item, Impression) else next(embedded) for item in items]
         )
-        prepared: list[_Prepared | IbllmError] = []
+        prepared: list[PreparedQuestion | IbllmError] = []
         for question, each in zip(questions, opened, strict=True):
             if isinstance(each, IbllmError):
                 prepared.append(each)
@@ -372,10 +421,10 @@ class Assistant:
                 prepared.append(self._mixed(question, each, [next(rows) for _ in each], cache))
         return prepared
 
-    def _opened(self, question: Question) -> list[Attachment | Impression] | IbllmError:
+    def _opened(self, question: Question, writing: Writing) -> list[Attachment | Impression] | IbllmError:
         """The attachments of a question that can be answered."""
         try:
-            self._check(question)
+            self._check(question, writing)
             return [self._seen_or_opened(source) for source in question.attachments]
         except IbllmError as error:
             return error
@@ -383,22 +432,16 @@ class Assistant:
     def _seen_or_opened(self, source: Any) -> Attachment | Impression:
         return source if isinstance(source, Impression) else self.access.open(source)
 
-    def _check(self, question: Question) -> None:
-        if not question.text.strip():
-            raise InvalidRequestError("the question is empty; ask something, or use describe")
-        if not _is_text(question.text) or not _is_text(question.context or ""):
-            raise InvalidRequestError("the question or its context holds half a surrogate pair, expected valid unicode")
-        _shares(question)
-        limit = self._context_length
-        length = self._tokens(question)
-        if length >= limit:
+    def _check(self, question: Question, writing: Writing) -> None:
+        require_words(question)
+        shares(question)
+        length, fewest, limit = self._length(question), writing.fewest, self.context_length
+        if length + fewest > limit:
+            answer = f" and at least {fewest:,} of an answer that fits the schema" if writing.grammar else ""
             raise InvalidRequestError(
-                f"{length:,} tokens of question and context, the model reads and writes {limit:,} in all; shorten them"
+                f"{length:,} tokens of question and context{answer}, the model reads and writes {limit:,} in all; "
+                "shorten them"
             )
-
-    @property
-    def _context_length(self) -> int:
-        return int(self.model.config.text_config.max_position_embeddings)
 
     def _mixed(
         self,
@@ -406,22 +449,22 @@ class Assistant:
         attachments: list[Attachment | Impression],
         rows: list[Tensor | IbllmError],
         cache: bool,
-    ) -> "_Prepared | IbllmError":
+    ) -> PreparedQuestion | IbllmError:
         vectors = []
         for row in rows:
             if isinstance(row, IbllmError):
                 return row
             vectors.append(row[None])  # (1, E)
         if not vectors:
-            return _Prepared(question, None, (), False)
+            return PreparedQuestion(question, None, (), False)
         try:
             evidence = tuple(
-                self._cited(*item) for item in zip(question.attachments, attachments, _shares(question), strict=True)
+                self._cited(*item) for item in zip(question.attachments, attachments, shares(question), strict=True)
             )
             if cache:
                 # One by one, before they are mixed: among single pictures, a mix would lose one of its two things.
                 vectors = [row[None] for row in self._opened_cache().enhance(torch.cat(vectors))]
-            return _Prepared(question, mix_embeddings(vectors, question.weights), evidence, cache)
+            return PreparedQuestion(question, mix_embeddings(vectors, question.weights), evidence, cache)
         except IbllmError as error:
             return error
 
@@ -431,25 +474,22 @@ class Assistant:
         return self.access.cite(source, opened, weight)
 
     def _answer(
-        self, batch: "Sequence[_Prepared]", config: GenerationConfig, began: float, **live: Any
+        self, batch: Sequence[PreparedQuestion], writing: Writing, began: float, live: Live | None = None
     ) -> list[Answer]:
-        """Let the language model answer; ``live`` is a streamer and what may stop it."""
+        """Let the language model answer."""
         if not batch:
             return []
         prompts = self.processor([item.question.text for item in batch], [item.question.context for item in batch]).to(
             self.model.device
         )
-        read = prompts["input_ids"].shape[1]  # L, padding included
-        fitting = copy.copy(config)
-        fitting.max_new_tokens = min(config.max_new_tokens, self._context_length - read)
-        ids = self.model.generate(**prompts, **self._embeddings(batch), generation_config=fitting, **live)
+        written = write(self.model, self.processor, prompts, self._embeddings(batch), writing, live)
         seconds = time.perf_counter() - began
         return [
-            self._as_answer(item, row[read:].tolist(), int(mask.sum()), config, seconds)
-            for item, row, mask in zip(batch, ids, prompts["attention_mask"], strict=True)
+            self._as_answer(item, each, int(mask.sum()), seconds)
+            for item, each, mask in zip(batch, written, prompts["attention_mask"], strict=True)
         ]
 
-    def _embeddings(self, batch: "Sequence[_Prepared]") -> dict[str, Tensor]:
+    def _embeddings(self, batch: Sequence[PreparedQuestion]) -> dict[str, Tensor]:
         if all(item.embedding is None for item in batch):
             return {}
         nothing = torch.zeros(1, self.embedder.dimension)
@@ -457,18 +497,15 @@ class Assistant:
         mask = torch.tensor([item.embedding is not None for item in batch])  # (B,)
         return {"embeddings": torch.cat(rows).to(self.model.device), "embedding_mask": mask}  # (B, E)
 
-    def _as_answer(
-        self, item: "_Prepared", written: list[int], prompt_tokens: int, config: GenerationConfig, seconds: float
-    ) -> Answer:
-        ends = set(end_tokens(config))
-        last = next((place for place, token in enumerate(written) if token in ends), len(written) - 1)
+    def _as_answer(self, item: PreparedQuestion, written: Written, prompt_tokens: int, seconds: float) -> Answer:
         return Answer(
-            text=self.processor.decode(written[: last + 1]),
+            text=written.text,
             question=item.question.text,
             evidence=item.evidence,
             model=self.name,
             cache=item.cache,
-            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=last + 1, seconds=seconds),
+            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=written.tokens, seconds=seconds),
+            finish_reason=written.finish_reason,
         )
 
 
@@ -489,56 +526,3 @@ def _open_cache(place: str | Path, index: str | Path | None, embedder: JointEmbe
         )
     except StoreLockedError as error:
         raise StoreLockedError(f"{error}; or ask without the cache (use_cache=False, --no-cache)") from error
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A question whose attachments have become one embedding (1, E), if it has any."""
-
-    question: Question
-    embedding: Tensor | None
-    evidence: tuple[Evidence, ...]
-    cache: bool
-
-
-def _question(
-    text: str, attachments: tuple[Any, ...], weights: Sequence[float] | None, context: str | None
-) -> Question:
-    if not isinstance(text, str):
-        raise InvalidRequestError(f"a question of type {type(text).__name__}, expected text; attachments come after it")
-    try:
-        return Question(
-            text=text,
-            attachments=attachments,
-            weights=weights,  # type: ignore[arg-type]  # pydantic makes a tuple of them, and refuses what is none
-            context=context,
-        )
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InvalidRequestError(
-            f"{reasons}, expected a sequence of numbers as weights and text as context"
-        ) from error
-
-
-def _shares(question: Question) -> list[float]:
-    """The weights of the attachments, made to add up to 1.
-
-    Raises:
-        InvalidRequestError: they do not fit.
-    """
-    count = len(question.attachments)
-    weights = [1.0] * count if question.weights is None else list(question.weights)
-    if len(weights) != count:
-        raise InvalidRequestError(f"{len(weights)} weights for {count} attachments; give one weight per attachment")
-    if count and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-        raise InvalidRequestError(f"weights {weights}, expected finite, non-negative numbers that are not all zero")
-    return [weight / sum(weights) for weight in weights]
-
-
-def _is_text(text: str) -> bool:
-    """Whether it can be encoded; JSON may smuggle in halves of surrogate pairs, which cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, TextIteratorStreamer
 
 from ibllm_tools.assistant.answer import Answer
+from ibllm_tools.assistant.stop_texts import StopTexts
+from ibllm_tools.assistant.writing import Live
 from ibllm_tools.errors import InvalidRequestError
 
 
@@ -22,22 +24,24 @@ class AnswerStream(Iterator[str]):
     Args:
         tokenizer: the language model's.
         write: generates the whole answer, handing its tokens to a streamer, until it ends or is told to stop.
+        stops: the texts before the first of which it ends.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        write: Callable[[TextIteratorStreamer, StoppingCriteria], Answer],
+        write: Callable[[Live], Answer],
+        stops: StopTexts,
     ) -> None:
         self._pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._write = write
+        self._write, self._stops = write, stops
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="ibllm-answer", daemon=True)
         self._answer: Answer | None = None
         self._error: BaseException | None = None
         self._started = self._ended = False
-        self._text_seen = False
-        self._held = ""  # white space, which counts only when text follows
+        self._text_seen = self._cut = False
+        self._held = ""  # what counts only when text follows: white space, and the beginning of a stop text
 
     def __next__(self) -> str:
         while not self._ended:
@@ -47,14 +51,24 @@ class AnswerStream(Iterator[str]):
             piece: str | None = next(self._pieces, None)
             if piece is None:
                 self._end()
-                break
-            text = self._held + (piece if self._text_seen else piece.lstrip())
-            visible: str = text.rstrip()
-            self._held = text[len(visible) :]
-            if visible:
-                self._text_seen = True
+            if visible := self._visible(piece):
                 return visible
         raise StopIteration
+
+    def _visible(self, piece: str | None) -> str:
+        """What can be shown with one more piece, or with none when there are no more."""
+        if self._cut:
+            return ""
+        text = self._held + (piece or "")
+        if not self._text_seen:
+            text = text.lstrip()
+        whole = self._stops.cut(text)
+        self._cut = whole != text
+        shown = whole if self._cut or piece is None else whole[: len(whole) - self._stops.held(whole)]
+        visible = shown.rstrip()
+        self._held = text[len(visible) :]
+        self._text_seen = self._text_seen or bool(visible)
+        return visible
 
     @property
     def answer(self) -> Answer:
@@ -88,7 +102,7 @@ class AnswerStream(Iterator[str]):
 
     def _run(self) -> None:
         try:
-            self._answer = self._write(self._pieces, _StopWhen(self._stopped))
+            self._answer = self._write(Live(self._pieces, _StopWhen(self._stopped)))
         except BaseException as error:  # raised again where the stream is read
             self._error = error
         finally:

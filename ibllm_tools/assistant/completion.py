@@ -1,0 +1,105 @@
+"""The shortest way from a beginning of a JSON answer to its end, in tokens.
+
+An answer that must fit into a number of tokens is possible as long as such a way is known that fits. It is searched for
+with Dijkstra's algorithm over the tokens that the grammar allows. Two thoughts keep that small: whatever can be closed
+is closed, and of two ways to the same place in the text, from which the same tokens may follow, the later is dropped.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibllm_tools.assistant.json_position import JsonPosition
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MOST_STEPS = 50_000
+FEW_KINDS = 40
+"""So many first bytes may follow within names, numbers and choices; within free text there are more."""
+
+
+class Vocabulary:
+    """The tokens of a language model as bytes.
+
+    Args:
+        tokenizer: of llguidance, as wide as the model's logits.
+        ends: the tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: "LLTokenizer", ends: Sequence[int]) -> None:
+        self.tokenizer, self.ends = tokenizer, list(ends)
+        self.texts = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)]
+        self._first = np.array([text[0] if text else 0 for text in self.texts], dtype=np.uint8)  # (V,)
+        self._length = np.array([len(text) for text in self.texts])  # (V,)
+        self.quoting = self._first == ord('"')
+
+    def allowed(self, matcher: "LLMatcher") -> NDArray[np.bool_]:
+        """Which tokens may follow, (V,)."""
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: len(self.texts)].astype(bool)
+
+    def text(self, tokens: Sequence[int]) -> bytes:
+        """What they say together."""
+        return b"".join(self.texts[token] for token in tokens)
+
+    def representatives(self, allowed: NDArray[np.bool_], quoted: bool) -> list[int]:
+        """Few of the allowed tokens (V,), among them those that lead to the end soonest."""
+        tokens = np.flatnonzero(allowed)
+        tokens = tokens[self._length[tokens] > 0]
+        for closers in (b'"',) if quoted else (b"}]", b","):
+            closing = tokens[np.isin(self._first[tokens], list(closers))]
+            if len(closing):
+                tokens = closing
+                break
+        tokens = tokens[np.argsort(self._length[tokens], kind="stable")]
+        kinds, shortest = np.unique(self._first[tokens], return_index=True)
+        longest = len(tokens) - 1 - np.unique(self._first[tokens][::-1], return_index=True)[1]
+        if len(kinds) > FEW_KINDS:
+            longest = np.arange(len(tokens))[-1:]
+        return [int(tokens[place]) for place in dict.fromkeys([*shortest.tolist(), *longest.tolist()])]
+
+
+def shortest_completion(
+    matcher: "LLMatcher", position: JsonPosition, vocabulary: Vocabulary, limit: int
+) -> list[int] | None:
+    """The fewest tokens that complete a JSON text, or None where the search finds no more than ``limit`` that do.
+
+    Args:
+        matcher: has read the text so far; it stays as it is.
+        position: the place after that text.
+        vocabulary: of the matcher's tokenizer.
+        limit: tokens at most.
+    """
+    order, seen = count(), set()
+    queue: list[tuple[int, int, tuple[int, ...], LLMatcher, JsonPosition]] = []
+    heapq.heappush(queue, (0, next(order), (), matcher, position))
+    while queue:
+        cost, _, way, here, place = heapq.heappop(queue)
+        if here.is_accepting():
+            return list(way)
+        for tokens in _steps(here, place, vocabulary):
+            if cost + len(tokens) > limit or next(order) > MOST_STEPS:
+                continue
+            there, then = here.deep_copy(), place.after(vocabulary.text(tokens))
+            if then.repeated or not there.consume_tokens(list(tokens)):
+                continue
+            kind = (then.levels, then.quoted, len(then.scalar), there.compute_bitmask(), there.compute_ff_bytes())
+            if kind not in seen:
+                seen.add(kind)
+                heapq.heappush(queue, (cost + len(tokens), next(order), (*way, *tokens), there, then))
+    return None
+
+
+def _steps(matcher: "LLMatcher", position: JsonPosition, vocabulary: Vocabulary) -> Iterator[Sequence[int]]:
+    if forced := matcher.compute_ff_tokens():
+        yield forced
+    else:
+        allowed = vocabulary.allowed(matcher)
+        if position.quoted and (allowed & vocabulary.quoting).any() and position.after(b'"').repeated:
+            allowed &= ~vocabulary.quoting  # an empty key that is there already: it must become another
+        yield from ([token] for token in vocabulary.representatives(allowed, position.quoted))

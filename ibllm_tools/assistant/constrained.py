@@ -1,0 +1,273 @@
+"""Answers that are JSON of a schema: the model may write only what leads to one, and always gets to its end in time.
+
+llguidance says which tokens the schema allows. On top of that, a way to the end that fits into the tokens that are left
+is known at every moment (:mod:`~ibllm_tools.assistant.completion`): a token after which there were none is not taken.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from ibllm_tools.assistant.completion import Vocabulary, shortest_completion
+from ibllm_tools.assistant.json_position import JsonPosition
+from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError, MissingExtraError, one_line
+
+Schema = Mapping[str, Any] | type[BaseModel]
+
+TRIES = 8
+"""Tokens that are drawn before the known way is followed, where those drawn lead too far."""
+STRICT = {
+    "whitespace_flexible": False,
+    "item_separator": ",",
+    "key_separator": ":",
+    "lenient": False,
+    "coerce_one_of": False,
+}
+"""Compact JSON, and nothing of a schema is ignored, whatever it asks for itself."""
+
+
+class SchemaCompiler:
+    """Makes grammars of schemas, for one language model. It may be used from several threads at once.
+
+    Args:
+        tokenizer: the language model's.
+        width: of its logits, V.
+        ends: the tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int, ends: Sequence[int]) -> None:
+        self._tokenizer, self._width, self._ends = tokenizer, width, list(ends)
+        self._lock = Lock()
+        self._vocabulary: Vocabulary | None = None
+
+    def compile(self, schema: Schema, longest: int) -> "AnswerGrammar":
+        """The grammar of a schema.
+
+        Args:
+            schema: a JSON schema, or a pydantic model.
+            longest: tokens of an answer at most.
+
+        Raises:
+            InvalidRequestError: it is none, it says what cannot be expressed, or no answer that short satisfies it.
+            IncompatibleModelError: the model's tokenizer cannot be constrained.
+            MissingExtraError: llguidance is not installed.
+        """
+        text = _as_json(schema)
+        vocabulary = self._opened()
+        from llguidance import LLMatcher
+
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides=STRICT)  # type: ignore[arg-type]  # of a TypedDict
+        matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidRequestError(
+                f"schema {one_line(text, 60)} cannot be followed: {one_line(matcher.get_error())}"
+            )
+        if matcher.is_accepting():
+            raise InvalidRequestError(f"schema {one_line(text, 60)} describes no value; does it refer to itself?")
+        return AnswerGrammar(matcher, vocabulary, longest)
+
+    def _opened(self) -> Vocabulary:
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = _vocabulary(self._tokenizer, self._width, self._ends)
+            return self._vocabulary
+
+
+class AnswerGrammar:
+    """What answers of a schema look like.
+
+    Args:
+        matcher: at the beginning.
+        vocabulary: of the language model.
+        longest: tokens of an answer at most.
+
+    Attributes:
+        shortest: the shortest answer that was found.
+
+    Raises:
+        InvalidRequestError: no answer is that short.
+    """
+
+    def __init__(self, matcher: Any, vocabulary: Vocabulary, longest: int) -> None:
+        self.matcher, self.vocabulary = matcher, vocabulary
+        way = shortest_completion(matcher, JsonPosition(), vocabulary, longest)
+        if way is None:
+            raise InvalidRequestError(
+                f"no answer that fits the schema has {longest:,} tokens or fewer, all that the model reads and writes; "
+                "ask for less"
+            )
+        self.shortest = way
+
+
+class SchemaProcessor(LogitsProcessor):
+    """Chooses the next token of each row; of the scores only its own is left.
+
+    Args:
+        grammar: of the answers.
+        rows: how many there are, B.
+        budget: tokens that each may have, at least as many as the shortest answer.
+        config: how tokens are drawn.
+    """
+
+    def __init__(self, grammar: AnswerGrammar, rows: int, budget: int, config: GenerationConfig) -> None:
+        warpers = _warpers(config)
+        self.rows = [_Row(grammar, budget, warpers) for _ in range(rows)]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (B, V) of which one per row is finite."""
+        chosen = torch.full_like(scores, -torch.inf)
+        for index, (row, likely) in enumerate(zip(self.rows, scores.float().cpu(), strict=True)):
+            chosen[index, row.next_token(likely)] = 0.0
+        return chosen
+
+
+class SchemaEnd(StoppingCriteria):
+    """Stops each row at the end of its JSON."""
+
+    def __init__(self, processor: SchemaProcessor) -> None:
+        self._processor = processor
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Which rows have ended, (B,)."""
+        return torch.tensor([row.ended for row in self._processor.rows], device=input_ids.device)
+
+
+class _Row:
+    """One answer while it is written.
+
+    Attributes:
+        tokens: those chosen so far.
+        complete: whether they are a whole answer.
+        ended: whether nothing may follow.
+    """
+
+    def __init__(self, grammar: AnswerGrammar, budget: int, warpers: LogitsProcessorList | None) -> None:
+        self._vocabulary, self._budget, self._warpers = grammar.vocabulary, budget, warpers
+        self._matcher = grammar.matcher.deep_copy()
+        self._position = JsonPosition()
+        self._way = grammar.shortest
+        self.tokens: list[int] = []
+        self.complete = self.ended = False
+
+    def next_token(self, scores: Tensor) -> int:
+        """The token that is taken, by scores (V,)."""
+        ends = self._vocabulary.ends
+        if self.ended:
+            return ends[0]
+        allowed = torch.from_numpy(self._vocabulary.allowed(self._matcher))
+        likely = scores.masked_fill(~allowed, -torch.inf)
+        if not self._matcher.is_accepting():
+            # where the model would end, it takes the shortest way to an end
+            likely[self._way[0]] = torch.maximum(likely[self._way[0]], scores[ends].max())
+        for _ in range(TRIES):
+            if not bool((likely > -torch.inf).any()):
+                break
+            token = self._draw(likely)
+            if token in ends or self._take(token):
+                return self._taken(token)
+            likely[token] = -torch.inf
+        token = self._way[0] if self._way else ends[0]
+        self._follow(token)
+        return self._taken(token)
+
+    def _draw(self, likely: Tensor) -> int:
+        if self._warpers is None:
+            return int(likely.argmax())
+        warped = self._warpers(torch.empty(1, 0, dtype=torch.long), likely[None])
+        return int(torch.multinomial(warped.softmax(-1)[0], 1))
+
+    def _taken(self, token: int) -> int:
+        self.tokens.append(token)
+        self.complete = self._matcher.is_accepting()
+        self.ended = token in self._vocabulary.ends or self._matcher.is_stopped()
+        return token
+
+    def _follow(self, token: int) -> None:
+        if self._way:
+            self._matcher.consume_token(token)
+            self._position = self._position.after(self._vocabulary.texts[token])
+            self._way = self._way[1:]
+
+    def _take(self, token: int) -> bool:
+        """Go on with a token, unless there is no short enough way from there."""
+        if self._way and token == self._way[0]:
+            self._follow(token)
+            return True
+        left = self._budget - len(self.tokens) - 1
+        matcher, position = self._matcher.deep_copy(), self._position.after(self._vocabulary.texts[token])
+        if position.rambles or position.repeated or not matcher.consume_token(token):
+            return False
+        way = self._rest_of_way(matcher, position, left)
+        if way is None:
+            way = shortest_completion(matcher, position, self._vocabulary, left)
+        if way is None:
+            return False
+        self._matcher, self._position, self._way = matcher, position, way
+        return True
+
+    def _rest_of_way(self, matcher: Any, position: JsonPosition, left: int) -> list[int] | None:
+        """The shortest end of the known way that leads on from here, which most often there is."""
+        for begin in range(len(self._way), -1, -1):
+            rest = self._way[begin:]
+            if len(rest) > left:
+                return None
+            end = [*rest, self._vocabulary.ends[0]]
+            if matcher.validate_tokens(end) == len(end):
+                return None if position.after(self._vocabulary.text(rest)).repeated else rest
+        return None
+
+
+def _as_json(schema: Schema) -> str:
+    try:
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            return json.dumps(schema.model_json_schema())
+        if isinstance(schema, Mapping):
+            return json.dumps(dict(schema), allow_nan=False)
+    except Exception as error:  # pydantic has many for what JSON schema cannot say
+        raise InvalidRequestError(f"schema {one_line(schema, 60)} is no JSON schema: {one_line(error)}") from error
+    raise InvalidRequestError(
+        f"schema {one_line(schema, 60)} of type {type(schema).__name__}, expected a JSON schema as a mapping, or a "
+        "pydantic model"
+    )
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase, width: int, ends: Sequence[int]) -> Vocabulary:
+    try:
+        from llguidance.hf import from_tokenizer
+    except ImportError as error:
+        raise MissingExtraError("structured answers", "llguidance", "structured") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise IncompatibleModelError(
+            f"tokenizer {type(tokenizer).__name__}: structured answers need a fast one, of the tokenizers library"
+        )
+    return Vocabulary(from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends)), ends)
+
+
+def _warpers(config: GenerationConfig) -> LogitsProcessorList | None:
+    """How scores become odds, where tokens are drawn and not just the likeliest is taken."""
+    if not config.do_sample:
+        return None
+    warpers = LogitsProcessorList()
+    if config.temperature not in (None, 1.0):
+        warpers.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_k:
+        warpers.append(TopKLogitsWarper(config.top_k))
+    if config.top_p not in (None, 1.0):
+        warpers.append(TopPLogitsWarper(config.top_p))
+    return warpers
