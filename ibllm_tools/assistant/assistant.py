@@ -21,13 +21,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ibllm_tools.assistant.access import Access
 from ibllm_tools.assistant.answer import Answer, Evidence, Impression, Question, Usage
-from ibllm_tools.assistant.constrained import Schema, SchemaCompiler
+from ibllm_tools.assistant.constrained import SchemaCompiler
 from ibllm_tools.assistant.embedding import JointEmbedder, ModelSource
 from ibllm_tools.assistant.generation import DEFAULT_NEW_TOKENS, Sampling, end_tokens, generation_config
 from ibllm_tools.assistant.grounding import ground, require_same_encoder
 from ibllm_tools.assistant.loading import choose_device, load_model, read_cache_features
 from ibllm_tools.assistant.model_folder import MINI, find_cache, find_model
 from ibllm_tools.assistant.requests import PreparedQuestion, checked_question, require_words, shares
+from ibllm_tools.assistant.schemas import Schema
 from ibllm_tools.assistant.stop_texts import StopTexts
 from ibllm_tools.assistant.streaming import AnswerStream
 from ibllm_tools.assistant.writing import Live, Writing, Written, write

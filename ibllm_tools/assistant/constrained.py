@@ -5,12 +5,11 @@ is known at every moment (:mod:`~ibllm_tools.assistant.completion`): a token aft
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -26,9 +25,8 @@ from transformers import (
 
 from ibllm_tools.assistant.completion import Vocabulary, shortest_completion
 from ibllm_tools.assistant.json_position import JsonPosition
+from ibllm_tools.assistant.schemas import Schema, as_json_schema, closed
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError, MissingExtraError, one_line
-
-Schema = Mapping[str, Any] | type[BaseModel]
 
 TRIES = 8
 """Tokens that are drawn before the known way is followed, where those drawn lead too far."""
@@ -68,7 +66,7 @@ class SchemaCompiler:
             IncompatibleModelError: the model's tokenizer cannot be constrained.
             MissingExtraError: llguidance is not installed.
         """
-        text = _as_json(schema)
+        text = json.dumps(closed(as_json_schema(schema)))
         vocabulary = self._opened()
         from llguidance import LLMatcher
 
@@ -231,20 +229,6 @@ class _Row:
             if matcher.validate_tokens(end) == len(end):
                 return None if position.after(self._vocabulary.text(rest)).repeated else rest
         return None
-
-
-def _as_json(schema: Schema) -> str:
-    try:
-        if isinstance(schema, type) and issubclass(schema, BaseModel):
-            return json.dumps(schema.model_json_schema())
-        if isinstance(schema, Mapping):
-            return json.dumps(dict(schema), allow_nan=False)
-    except Exception as error:  # pydantic has many for what JSON schema cannot say
-        raise InvalidRequestError(f"schema {one_line(schema, 60)} is no JSON schema: {one_line(error)}") from error
-    raise InvalidRequestError(
-        f"schema {one_line(schema, 60)} of type {type(schema).__name__}, expected a JSON schema as a mapping, or a "
-        "pydantic model"
-    )
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase, width: int, ends: Sequence[int]) -> Vocabulary:

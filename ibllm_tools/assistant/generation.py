@@ -50,8 +50,8 @@ def generation_config(
         config.pad_token_id = min(end_tokens(config), default=0)
     if temperature is not None or top_p is not None:
         config.do_sample = temperature != 0
-        config.temperature = temperature if temperature is not None else own.temperature
-        config.top_p = top_p if top_p is not None else own.top_p
+        config.temperature = float(temperature) if temperature is not None else own.temperature
+        config.top_p = float(top_p) if top_p is not None else own.top_p
         config.top_k = own.top_k or 0  # transformers would cut to 50 tokens unasked
     if not config.do_sample:
         config.do_sample, config.temperature, config.top_p, config.top_k = False, None, None, None

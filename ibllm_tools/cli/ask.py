@@ -20,6 +20,7 @@ examples:
   ibllm ask "What is making this sound?" bell.wav
   ibllm ask "What do you see and hear?" street.jpg rain.wav=0.3
   ibllm ask "What rings?" --library library
+  ibllm ask "What is this?" bell.wav --schema thing.json
   curl -s https://example.com/cat.png | ibllm ask "What is this?" - --json
 """
 
@@ -41,7 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_library_arguments(group)
     group.add_argument("-k", type=int, default=3, metavar="K", help="sources to take from it at most; 3 by default")
-    shared.add_answer_arguments(parser)
+    answer = shared.add_answer_arguments(parser)
+    answer.add_argument(
+        "--schema",
+        metavar="FILE",
+        help="answer with JSON of the JSON schema in this file (needs the extra 'structured')",
+    )
+    answer.add_argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="end the answer before this text; can be given several times",
+    )
     shared.add_model_arguments(parser)
 
 
@@ -49,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Answer the question."""
     if not options.question.strip():
         raise InvalidRequestError("the question is empty; ask something, or use ibllm describe")
+    schema = shared.json_schema(options.schema)
     pairs = [shared.split_weight(argument) for argument in options.files]
     weights = None
     if any(weight is not None for _, weight in pairs):
@@ -63,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as opened:
         assistant = opened.enter_context(shared.load_assistant(options))
         asked = {"weights": weights, "k": options.k, **shared.sampling(options)}
+        asked |= {"schema": schema, "stop": options.stop}
         if options.library:
             settings = {"embedder": assistant.embedder, "limits": assistant.access.limits, "create": False}
             asked["library"] = opened.enter_context(shared.open_library(options, **settings))

@@ -50,8 +50,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow-fetch", action="store_true", help="fetch http and https URLs from public addresses")
 
 
-def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the answer is made and printed."""
+def add_answer_arguments(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """How the answer is made and printed; returns their group."""
     group = parser.add_argument_group("answer")
     group.add_argument(
         "--json", action="store_true", help="print one JSON object per answer, with evidence, instead of text"
@@ -75,6 +75,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
         choices=QUANTIZATIONS,
         help="hold the language model's layers in 8 or 4 bits (needs the extra 'quantize')",
     )
+    return group
 
 
 def add_cache_index(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
@@ -175,6 +176,24 @@ def json_filter(text: str | None) -> Any:
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(
             f'--where {one_line(text)}: not JSON ({one_line(error)}), expected e.g. \'{{"year": {{"$gte": 2020}}}}\''
+        ) from error
+
+
+def json_schema(file: str | None) -> Any:
+    """``--schema`` as what the file says; the assistant checks that it is a schema.
+
+    Raises:
+        InvalidRequestError: it cannot be read, or is not JSON.
+    """
+    if file is None:
+        return None
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequestError(f"--schema {one_line(file)}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"--schema {one_line(file)}: not JSON ({one_line(error)}), expected a file with a JSON schema"
         ) from error
 
 
