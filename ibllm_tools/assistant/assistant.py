@@ -323,6 +323,15 @@ class Assistant:
         """
         return self.embedder.embed([self.access.open(source) for source in attachments])
 
+    def leaves_room(self, question: Question, *, schema: Schema | None = None) -> bool:
+        """Whether question and context leave room to the answer: a quarter of what the model can read and write.
+
+        Args:
+            question: its attachments take no room.
+            schema: of the answer, which may need more; errors as in :meth:`ask`.
+        """
+        return self._leaves_room(question, self._writing(schema, None, {}))
+
     def close(self) -> None:
         """Release the visual cache; questions can still be asked without it. Closing twice does nothing."""
         with self._cache_lock:
@@ -383,8 +392,11 @@ class Assistant:
             for source, item in zip(question.attachments, opened, strict=True)
         )
         question = question.model_copy(update={"attachments": impressions})
-        most = min(int((1 - ROOM) * self.context_length), self.context_length - writing.fewest)
-        return ground(question, library, k, self.captions, lambda informed: self._length(informed) <= most)
+        return ground(question, library, k, self.captions, lambda informed: self._leaves_room(informed, writing))
+
+    def _leaves_room(self, question: Question, writing: Writing) -> bool:
+        room = max(int(ROOM * self.context_length), writing.fewest)
+        return self._length(question) <= self.context_length - room
 
     def _length(self, question: Question) -> int:
         return self.prompt_tokens(question.text, question.context)
