@@ -16,6 +16,7 @@ from tiny_model import MAX_NEW_TOKENS, saved_tiny_model
 from transformers import GenerationConfig
 
 from ibllm_tools import Access, Answer, Assistant, Attachment, AttachmentStore, Evidence, Limits, Question, VisualCache
+from ibllm_tools.assistant.access import Announced
 from ibllm_tools.assistant.generation import generation_config
 from ibllm_tools.errors import (
     AttachmentAccessError,
@@ -202,6 +203,15 @@ def test_access_bounds_what_is_opened(folder: Path, media: dict[str, Path], tmp_
         assistant.embed(b"word " * 20_000)
     with pytest.raises(AttachmentAccessError, match="fetch"):
         assistant.ask("What?", "https://example.com/bell.png")
+
+
+def test_the_content_must_agree_with_what_was_announced(assistant: Assistant, media: dict[str, Path]) -> None:
+    for source in (media["image"], Attachment(media["image"])):
+        said = Announced(source, modality="thermal", name="heat.png")
+        evidence = Access().cite(said, Access().open(said), 1.0)
+        assert (evidence.modality, evidence.name, evidence.source) == ("thermal", "heat.png", str(media["image"]))
+    with pytest.raises(UnsupportedMediaError, match="announced as audio, but its content is image/png"):
+        assistant.ask("What is this?", Announced(media["image"], modality="audio"))
 
 
 def test_handles_are_looked_up_in_the_store(folder: Path, media: dict[str, Path], tmp_path: Path) -> None:

@@ -175,7 +175,21 @@ def test_fetching_is_off_unless_asked_for() -> None:
     with pytest.raises(AttachmentAccessError, match="inside the own network"):
         Attachment("http://127.0.0.1:9/bell.wav", allow_fetch=True)
     with pytest.raises(InvalidRequestError, match="unknown scheme"):
-        Attachment("file:///etc/hostname")
+        Attachment("ftp://example.com/bell.wav")
+
+
+def test_a_file_url_is_its_path_and_bound_by_the_same_roots(picture: Path, tmp_path: Path) -> None:
+    spaced = picture.rename(tmp_path / "a cat.png")
+    for url in (spaced.as_uri(), spaced.as_uri().replace("file://", "FILE://localhost")):
+        attachment = Attachment(url, roots=tmp_path)
+        assert (attachment.name, attachment.source) == ("a cat.png", spaced)
+        with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
+            Attachment(url, roots=tmp_path / "elsewhere")
+    with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
+        Attachment(f"{tmp_path.as_uri()}/inner/%2e%2e/%2E%2E/cat.png", roots=tmp_path)
+    for elsewhere in ("file://server/share/cat.png", "file://", "file://[/cat.png"):
+        with pytest.raises(InvalidRequestError, match="pass the path"):
+            Attachment(elsewhere)
 
 
 def test_refuses_what_is_no_attachment() -> None:

@@ -8,7 +8,23 @@ from ibllm_tools.assistant.answer import Evidence
 from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore, Roots
 from ibllm_tools.media.audio import probe_audio
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
+from ibllm_tools.media.sniff import Modality
 from ibllm_tools.media.video import probe_video
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A source with what its carrier says of it, such as a content block of a message; opened by an `Access`.
+
+    Attributes:
+        source: anything that `Attachment` takes.
+        modality: what it was announced as; its content must agree. ``None`` leaves it to the content.
+        name: a file name for messages and citations.
+    """
+
+    source: Any
+    modality: Modality | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +44,19 @@ class Access:
     allow_fetch: bool = False
 
     def open(self, source: Any) -> Attachment:
-        """The source as a checked attachment; one that was opened before is taken as it is.
+        """The source, or `Announced` source, as a checked attachment; one that was opened before is taken as it is.
 
         Raises:
             AttachmentError: it cannot be used.
             InvalidRequestError: not something that `Attachment` takes.
         """
+        said: dict[str, Any] = {}
+        if isinstance(source, Announced):
+            source, said = source.source, {"modality": source.modality, "name": source.name}
+            if isinstance(source, Attachment):
+                return Attachment(source, **said, limits=self.limits)
         return Attachment.of(
-            source, roots=self.roots, store=self.store, limits=self.limits, allow_fetch=self.allow_fetch
+            source, roots=self.roots, store=self.store, limits=self.limits, allow_fetch=self.allow_fetch, **said
         )
 
     def cite(self, source: Any, attachment: Attachment, weight: float) -> Evidence:
@@ -67,6 +88,8 @@ class Access:
 
 
 def _as_handed_in(source: Any) -> str | None:
+    if isinstance(source, Announced):
+        source = source.source
     if isinstance(source, Attachment):
         source = source.source
     if isinstance(source, Path):

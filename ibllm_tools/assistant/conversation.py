@@ -28,7 +28,8 @@ class Turn:
     Attributes:
         role: who says it; ``"tool"`` is the result of a tool.
         text: what is said, possibly nothing.
-        attachments: what comes with it, anything that `Attachment` takes; opened when the question is asked.
+        attachments: what comes with it, anything that `Attachment` takes, or that with what a content block says of it
+            as an `Announced`; opened when the question is asked.
     """
 
     role: Role

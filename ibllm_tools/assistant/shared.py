@@ -47,7 +47,15 @@ def shared_assistant(
     with _LOCK:
         if key not in _LOADED:
             _LOADED[key] = Assistant.load(model, device=device, dtype=dtype, quantization=quantization, cache=cache)
-        return _View(_LOADED[key], access)
+        return with_access(_LOADED[key], access)
+
+
+def with_access(assistant: Assistant, access: Access) -> Assistant:
+    """The same assistant, weights and visual cache shared, that opens what another access allows.
+
+    Closing it does nothing: the visual cache stays with the one it was made of.
+    """
+    return _View(assistant, access)
 
 
 def release_shared_assistants() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, get_args
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
@@ -167,11 +168,14 @@ def _open_text(text: str, roots: Roots, store: "AttachmentStore | None", limits:
         return _Opened(allowed_path(Path(text), roots), Path(text).name)
     if scheme == "data":
         return _Opened(_data_uri_bytes(text, limits))
+    if scheme == "file":
+        path = _file_url_path(text)
+        return _Opened(allowed_path(path, roots), path.name)
     if scheme == "att":
         return _open_handle(text, store)
     if scheme not in ("http", "https"):
         raise InvalidRequestError(
-            f"{one_line(text)}: unknown scheme, expected att://, data:, http:// or https://; pass the file's path"
+            f"{one_line(text)}: unknown scheme, expected att://, data:, file:// or http(s)://; pass the file's path"
         )
     if not allow_fetch:
         raise AttachmentAccessError(
@@ -214,6 +218,17 @@ def _listed_roots(roots: str | Path | Sequence[str | Path]) -> Sequence[str | Pa
 
 def _within(path: Path, folders: Sequence[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _file_url_path(url: str) -> Path:
+    """The path of ``file:///srv/bell.wav`` (RFC 8089)."""
+    try:
+        host, path = urlsplit(url)[1:3]
+    except ValueError as error:
+        raise InvalidRequestError(f"{one_line(url)}: not a usable URL ({one_line(error)}); pass the path") from error
+    if host.lower() not in ("", "localhost") or not path:
+        raise InvalidRequestError(f"{one_line(url)}: a file of another machine, expected file:///path; pass the path")
+    return Path(url2pathname(path))
 
 
 def _open_handle(handle: str, store: "AttachmentStore | None") -> _Opened:
