@@ -18,9 +18,14 @@ from ibllm_tools.assistant.json_position import JsonPosition
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-MOST_STEPS = 50_000
+MOST_STEPS = 20_000
+MOST_MARKS = 6
 FEW_KINDS = 40
 """So many first bytes may follow within names, numbers and choices; within free text there are more."""
+IN_FREE_TEXT = b" -./:@_0aA"
+"""First bytes that stand for all the others there."""
+SHORT = 4
+"""Bytes of a number or key that tells places apart by itself; longer ones do so by their length."""
 
 
 class Vocabulary:
@@ -47,8 +52,8 @@ class Vocabulary:
         """What they say together."""
         return b"".join(self.texts[token] for token in tokens)
 
-    def representatives(self, allowed: NDArray[np.bool_], quoted: bool) -> list[int]:
-        """Few of the allowed tokens (V,), among them those that lead to the end soonest."""
+    def representatives(self, allowed: NDArray[np.bool_], quoted: bool, marks: bytes) -> list[int]:
+        """Few of the allowed tokens (V,), among them those that lead to the end soonest; marks are told apart."""
         tokens = np.flatnonzero(allowed)
         tokens = tokens[self._length[tokens] > 0]
         for closers in (b'"',) if quoted else (b"}]", b","):
@@ -60,12 +65,17 @@ class Vocabulary:
         kinds, shortest = np.unique(self._first[tokens], return_index=True)
         longest = len(tokens) - 1 - np.unique(self._first[tokens][::-1], return_index=True)[1]
         if len(kinds) > FEW_KINDS:
-            longest = np.arange(len(tokens))[-1:]
+            shortest, longest = shortest[np.isin(kinds, list(IN_FREE_TEXT + marks))], np.array([len(tokens) - 1])
         return [int(tokens[place]) for place in dict.fromkeys([*shortest.tolist(), *longest.tolist()])]
 
 
 def shortest_completion(
-    matcher: "LLMatcher", position: JsonPosition, vocabulary: Vocabulary, limit: int
+    matcher: "LLMatcher",
+    position: JsonPosition,
+    vocabulary: Vocabulary,
+    limit: int,
+    steps: int = MOST_STEPS,
+    marks: bytes = b"",
 ) -> list[int] | None:
     """The fewest tokens that complete a JSON text, or None where the search finds no more than ``limit`` that do.
 
@@ -74,6 +84,9 @@ def shortest_completion(
         position: the place after that text.
         vocabulary: of the matcher's tokenizer.
         limit: tokens at most.
+        steps: tokens that are looked at, at most.
+        marks: bytes that tell places in a text apart from which the same tokens may follow: whether ``@`` has been
+            written already is not seen in what may follow ``a@b``, where a full stop must still come.
     """
     order, seen = count(), set()
     queue: list[tuple[int, int, tuple[int, ...], LLMatcher, JsonPosition]] = []
@@ -82,24 +95,34 @@ def shortest_completion(
         cost, _, way, here, place = heapq.heappop(queue)
         if here.is_accepting():
             return list(way)
-        for tokens in _steps(here, place, vocabulary):
-            if cost + len(tokens) > limit or next(order) > MOST_STEPS:
+        for tokens in _steps(here, place, vocabulary, marks):
+            if cost + len(tokens) > limit or next(order) > steps:
                 continue
             there, then = here.deep_copy(), place.after(vocabulary.text(tokens))
             if then.repeated or not there.consume_tokens(list(tokens)):
                 continue
-            kind = (then.levels, then.quoted, len(then.scalar), there.compute_bitmask(), there.compute_ff_bytes())
+            kind = (*_kind(then, marks), there.compute_bitmask(), there.compute_ff_bytes())
             if kind not in seen:
                 seen.add(kind)
                 heapq.heappush(queue, (cost + len(tokens), next(order), (*way, *tokens), there, then))
     return None
 
 
-def _steps(matcher: "LLMatcher", position: JsonPosition, vocabulary: Vocabulary) -> Iterator[Sequence[int]]:
+def _steps(
+    matcher: "LLMatcher", position: JsonPosition, vocabulary: Vocabulary, marks: bytes
+) -> Iterator[Sequence[int]]:
     if forced := matcher.compute_ff_tokens():
         yield forced
-    else:
-        allowed = vocabulary.allowed(matcher)
-        if position.quoted and (allowed & vocabulary.quoting).any() and position.after(b'"').repeated:
-            allowed &= ~vocabulary.quoting  # an empty key that is there already: it must become another
-        yield from ([token] for token in vocabulary.representatives(allowed, position.quoted))
+        return
+    allowed = vocabulary.allowed(matcher)
+    if position.quoted and (allowed & vocabulary.quoting).any() and position.after(b'"').repeated:
+        allowed &= ~vocabulary.quoting  # a key that is there already: it must become another
+    yield from ([token] for token in vocabulary.representatives(allowed, position.quoted, marks))
+
+
+def _kind(position: JsonPosition, marks: bytes) -> tuple[object, ...]:
+    """What tells a place from others, as far as the text shows it."""
+    scalar = position.scalar
+    marked = bytes(byte for byte in scalar if byte in marks)[:MOST_MARKS]
+    by_itself = len(scalar) <= SHORT and (position.in_key or not position.quoted)
+    return position.levels, position.quoted, scalar if by_itself else len(scalar), marked

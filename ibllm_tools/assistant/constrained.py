@@ -7,7 +7,7 @@ is known at every moment (:mod:`~ibllm_tools.assistant.completion`): a token aft
 import json
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,13 +23,20 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ibllm_tools.assistant.completion import Vocabulary, shortest_completion
+from ibllm_tools.assistant.completion import MOST_STEPS, Vocabulary, shortest_completion
 from ibllm_tools.assistant.json_position import JsonPosition
-from ibllm_tools.assistant.schemas import Schema, as_json_schema, closed
+from ibllm_tools.assistant.schemas import Schema, as_json_schema, closed, marks
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError, MissingExtraError, one_line
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 TRIES = 8
 """Tokens that are drawn before the known way is followed, where those drawn lead too far."""
+FEW_STEPS = 2_000
+"""Of a search that may fail: for a way on from a token, of which there are others, or before patterns are looked at."""
+STEPS_PER_TOKEN = 40
+"""The same for long ways."""
 STRICT = {
     "whitespace_flexible": False,
     "item_separator": ",",
@@ -66,7 +73,8 @@ class SchemaCompiler:
             IncompatibleModelError: the model's tokenizer cannot be constrained.
             MissingExtraError: llguidance is not installed.
         """
-        text = json.dumps(closed(as_json_schema(schema)))
+        whole = closed(as_json_schema(schema))
+        text = json.dumps(whole)
         vocabulary = self._opened()
         from llguidance import LLMatcher
 
@@ -76,9 +84,7 @@ class SchemaCompiler:
             raise InvalidRequestError(
                 f"schema {one_line(text, 60)} cannot be followed: {one_line(matcher.get_error())}"
             )
-        if matcher.is_accepting():
-            raise InvalidRequestError(f"schema {one_line(text, 60)} describes no value; does it refer to itself?")
-        return AnswerGrammar(matcher, vocabulary, longest)
+        return AnswerGrammar(matcher, vocabulary, longest, marks(whole))
 
     def _opened(self) -> Vocabulary:
         with self._lock:
@@ -94,6 +100,7 @@ class AnswerGrammar:
         matcher: at the beginning.
         vocabulary: of the language model.
         longest: tokens of an answer at most.
+        marks: bytes that tell places apart in texts with a pattern.
 
     Attributes:
         shortest: the shortest answer that was found.
@@ -102,15 +109,24 @@ class AnswerGrammar:
         InvalidRequestError: no answer is that short.
     """
 
-    def __init__(self, matcher: Any, vocabulary: Vocabulary, longest: int) -> None:
-        self.matcher, self.vocabulary = matcher, vocabulary
-        way = shortest_completion(matcher, JsonPosition(), vocabulary, longest)
-        if way is None:
+    def __init__(self, matcher: "LLMatcher", vocabulary: Vocabulary, longest: int, marks: bytes = b"") -> None:
+        self.matcher, self.vocabulary, self._marks = matcher, vocabulary, b""
+        way = self.way_on(matcher, JsonPosition(), longest, FEW_STEPS if marks else MOST_STEPS)
+        if way is None and marks:  # they make the search longer, and few patterns need them
+            self._marks = marks
+            way = self.way_on(matcher, JsonPosition(), longest)
+        if not way:
             raise InvalidRequestError(
-                f"no answer that fits the schema has {longest:,} tokens or fewer, all that the model reads and writes; "
-                "ask for less"
+                f"no answer was found that fits the schema and has {longest:,} tokens or fewer, which is all that the "
+                "model reads and writes; ask for less, or without patterns"
             )
         self.shortest = way
+
+    def way_on(
+        self, matcher: "LLMatcher", position: JsonPosition, limit: int, steps: int = MOST_STEPS
+    ) -> list[int] | None:
+        """The shortest way from a place to the end of an answer; see `shortest_completion`."""
+        return shortest_completion(matcher, position, self.vocabulary, limit, steps=steps, marks=self._marks)
 
 
 class SchemaProcessor(LogitsProcessor):
@@ -156,12 +172,20 @@ class _Row:
     """
 
     def __init__(self, grammar: AnswerGrammar, budget: int, warpers: LogitsProcessorList | None) -> None:
-        self._vocabulary, self._budget, self._warpers = grammar.vocabulary, budget, warpers
+        self._grammar, self._vocabulary = grammar, grammar.vocabulary
+        self._budget, self._warpers = budget, warpers
         self._matcher = grammar.matcher.deep_copy()
         self._position = JsonPosition()
         self._way = grammar.shortest
         self.tokens: list[int] = []
         self.complete = self.ended = False
+
+    @property
+    def text(self) -> str:
+        """What has been written; half a character at the end is left out."""
+        ends = self._vocabulary.ends
+        written = self._vocabulary.text([token for token in self.tokens if token not in ends])
+        return written.decode("utf-8", errors="ignore")
 
     def next_token(self, scores: Tensor) -> int:
         """The token that is taken, by scores (V,)."""
@@ -187,7 +211,8 @@ class _Row:
     def _draw(self, likely: Tensor) -> int:
         if self._warpers is None:
             return int(likely.argmax())
-        warped = self._warpers(torch.empty(1, 0, dtype=torch.long), likely[None])
+        ids = torch.empty(1, 0, dtype=torch.long)  # they do not look at what was written
+        warped = self._warpers(ids, likely[None])  # type: ignore[arg-type]  # a LongTensor is a Tensor
         return int(torch.multinomial(warped.softmax(-1)[0], 1))
 
     def _taken(self, token: int) -> int:
@@ -198,7 +223,8 @@ class _Row:
 
     def _follow(self, token: int) -> None:
         if self._way:
-            self._matcher.consume_token(token)
+            if not self._matcher.consume_token(token):  # a limit of llguidance was reached
+                raise InvalidRequestError(f"the schema cannot be followed: {one_line(self._matcher.get_error())}")
             self._position = self._position.after(self._vocabulary.texts[token])
             self._way = self._way[1:]
 
@@ -213,13 +239,14 @@ class _Row:
             return False
         way = self._rest_of_way(matcher, position, left)
         if way is None:
-            way = shortest_completion(matcher, position, self._vocabulary, left)
+            steps = max(FEW_STEPS, STEPS_PER_TOKEN * len(self._way))
+            way = self._grammar.way_on(matcher, position, left, steps)
         if way is None:
             return False
         self._matcher, self._position, self._way = matcher, position, way
         return True
 
-    def _rest_of_way(self, matcher: Any, position: JsonPosition, left: int) -> list[int] | None:
+    def _rest_of_way(self, matcher: "LLMatcher", position: JsonPosition, left: int) -> list[int] | None:
         """The shortest end of the known way that leads on from here, which most often there is."""
         for begin in range(len(self._way), -1, -1):
             rest = self._way[begin:]

@@ -63,12 +63,17 @@ class JsonPosition:
         is_number = self.scalar[:1].isdigit() or self.scalar[:1] == b"-"
         return is_number and (len(self.scalar) > LONGEST_NUMBER or b"e" in self.scalar.lower())
 
+    @property
+    def in_key(self) -> bool:
+        """Whether a string that is being written is a key."""
+        return self.quoted and bool(self.levels) and self.levels[-1].is_object and not self.levels[-1].key
+
     def _in_string(self, byte: int) -> Self:
         scalar = self.scalar + bytes([byte])
         if byte != _QUOTE or self.escaped:
             return replace(self, scalar=scalar, escaped=byte == _BACKSLASH and not self.escaped)
         closed = replace(self, scalar=scalar, quoted=False)
-        if not (self.levels and self.levels[-1].is_object and not self.levels[-1].key):
+        if not self.in_key:
             return closed
         level, key = self.levels[-1], str(json.loads(scalar))
         return replace(

@@ -52,6 +52,12 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+def marks(schema: dict[str, Any]) -> bytes:
+    """The bytes that the patterns of a schema speak of."""
+    patterns = [part["pattern"] for part in _parts(schema) if isinstance(part.get("pattern"), str)]
+    return bytes(sorted(set("".join(patterns).encode()) - set(b"^$*+?()[]{}|\\")))
+
+
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
     """The schema and all schemas within it."""
     if not isinstance(schema, dict):

@@ -97,10 +97,7 @@ def write(
         streamer=None if live is None else live.streamer,
     )
     if schema is not None:
-        return [
-            Written(processor.decode(row.tokens), len(row.tokens), "stop" if row.complete else "length")
-            for row in schema.rows
-        ]
+        return [Written(row.text, len(row.tokens), "stop" if row.complete else "length") for row in schema.rows]
     ends = end_tokens(config)
     return [
         _written(processor, row[read:].tolist(), ends, writing.stops, length)
