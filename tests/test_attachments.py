@@ -8,7 +8,7 @@ from PIL import Image
 from pydantic import ValidationError
 from sample_files import png
 
-from ibllm_tools.attachments import Attachment
+from ibllm_tools.attachments import Attachment, AttachmentStore
 from ibllm_tools.errors import (
     AttachmentAccessError,
     AttachmentNotFoundError,
@@ -117,6 +117,21 @@ def test_the_announced_modality_must_agree_with_the_content(picture: Path) -> No
         Attachment(picture, modality="audio")
     with pytest.raises(UnsupportedMediaError, match="announced as image, but its content is text/plain"):
         Attachment(b"words", modality="image")
+
+
+@pytest.mark.parametrize(
+    "text", ["<svg width='1'/>", "v 0 0 0\nf 1 1 1", "OFF is a switch", "%PDF in words", "RIFF and WAVE"]
+)
+def test_text_given_literally_is_text_whatever_it_looks_like(text: str, tmp_path: Path) -> None:
+    opened = Attachment.from_text(text)
+    assert (opened.modality, opened.mime) == ("text", "text/plain")
+    store = AttachmentStore(tmp_path)
+    assert Attachment(store.put(opened), store=store).model_dump() == opened.model_dump()
+
+
+def test_a_picture_is_not_text_though_it_is_announced_as_text(picture: Path) -> None:
+    with pytest.raises(UnsupportedMediaError, match="announced as text, but its content is image/png"):
+        Attachment(picture, modality="text")
 
 
 def test_depth_is_announced_or_named() -> None:

@@ -30,7 +30,7 @@ from ibllm_tools.errors import (
 from ibllm_tools.media.arrays import encode_array, encode_image
 from ibllm_tools.media.fetch import fetch
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
-from ibllm_tools.media.sniff import NPY, MediaType, Modality, sniff
+from ibllm_tools.media.sniff import NPY, MediaType, Modality, sniff, sniff_text
 from ibllm_tools.media.source import Source, open_source, source_size
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ class Attachment(BaseModel):
                 "array or Pillow image; convert it"
             )
         sha256, size = _identify(opened.source, limits)
-        kind = sniff(opened.source, name or opened.name)
-        wanted = modality or opened.modality or kind.modality
+        announced = modality or opened.modality
+        kind = (sniff_text if announced == "text" else sniff)(opened.source, name or opened.name)
+        wanted = announced or kind.modality
         chosen = _clean_name(name or opened.name or sha256[:12] + _suffix(kind.mime))
         if not _agrees(wanted, kind):
             raise UnsupportedMediaError(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from ibllm_tools.errors import EncoderMismatchError, StoreError
-from ibllm_tools.library.entry import OWN_KEYS, Entry
+from ibllm_tools.library.entry import NAMED_TEXT, OWN_KEYS, Entry
 from ibllm_tools.media.sniff import Modality
 from ibllm_tools.store.chroma import HnswSettings, Records, VectorCollection, VectorDatabase
 from ibllm_tools.store.segments import SegmentSettings
@@ -42,6 +42,7 @@ SOURCES_INDEX = HnswSettings(ef_construction=10, ef_search=10, max_neighbors=4)
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 PAGE = 1000
+KEY_DIGITS = 12
 
 
 class SourceRecord(BaseModel):
@@ -49,7 +50,7 @@ class SourceRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    source: str = Field(description="Path or handle.")
+    source: str = Field(description="Path, handle, or text: and a name.")
     sha256: str = Field(description="Of its bytes.")
     size: int = Field(description="In bytes.")
     modified: int = Field(description="Time of its last change in nanoseconds; -1 where it says nothing.")
@@ -243,19 +244,25 @@ def modality_of(id_: str) -> Modality | None:
 
 
 def content_of(id_: str) -> str:
-    """The sha256 in an entry's id."""
-    return id_.partition("-")[0]
+    """What in an entry's id tells the sources apart that a search finds: the sha256, and the name of a named text."""
+    sha256, key, _ = id_.split("-", 2)
+    return sha256 + key[KEY_DIGITS:]
 
 
-def encoding_key(fingerprint: str, modality: Modality, settings: SegmentSettings) -> str:
-    """Identifies the encoder, what a source is taken as, and those of the settings that decide about its segments."""
+def encoding_key(fingerprint: str, modality: Modality, settings: SegmentSettings, source: str = "") -> str:
+    """Identifies the encoder, what a source is taken as, and those of the settings that decide about its segments.
+
+    Copies of a file share their entries. Texts with names do not, for each has metadata of its own, so the name is in
+    their key as well.
+    """
     relevant = {
         "audio": ("window_seconds", "step_seconds"),
         "video": ("window_seconds", "step_seconds"),
         "text": ("chunk_chars", "overlap_chars"),
     }.get(modality, ())
     identity = json.dumps([fingerprint, modality, [getattr(settings, name) for name in relevant]])
-    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+    key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_DIGITS]
+    return key + source_id(source)[:KEY_DIGITS] if source.startswith(NAMED_TEXT) else key
 
 
 def source_id(source: str) -> str:

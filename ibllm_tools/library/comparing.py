@@ -143,6 +143,6 @@ def _is_current(task: Task, record: SourceRecord, labels: Labels, fingerprint: s
     else:
         same = (task.size, task.modified) == (record.size, record.modified)
     modality = record.modality if task.attachment is None else task.attachment.modality
-    key = encoding_key(fingerprint, modality, settings)
+    key = encoding_key(fingerprint, modality, settings, task.source)
     said = set(labels.digest.split()) <= set(record.labels.split())
     return same and record.complete and record.key == key and said

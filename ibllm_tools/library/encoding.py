@@ -154,8 +154,8 @@ def encode(
         yield from _settled(plan)
 
 
-def identify(attachment: Attachment, fingerprint: str, settings: SegmentSettings, limits: Limits) -> Facts:
-    """Find out what there is to encode of a file.
+def identify(attachment: Attachment, source: str, fingerprint: str, settings: SegmentSettings, limits: Limits) -> Facts:
+    """Find out what there is to encode of a source, by its name and its content.
 
     Raises:
         AttachmentError: it cannot be used.
@@ -165,7 +165,7 @@ def identify(attachment: Attachment, fingerprint: str, settings: SegmentSettings
     width, height = _dimensions(attachment, limits)
     return Facts(
         **attachment.model_dump(),
-        key=encoding_key(fingerprint, attachment.modality, settings),
+        key=encoding_key(fingerprint, attachment.modality, settings, source),
         segments=tuple(found),
         seconds=max(ends, default=None),  # the last window ends with the recording
         width=width,
@@ -176,7 +176,7 @@ def identify(attachment: Attachment, fingerprint: str, settings: SegmentSettings
 def _plan(task: Task, fingerprint: str, settings: SegmentSettings, limits: Limits, known: Known) -> _Planned:
     try:
         attachment = task.open(limits)
-        facts = identify(attachment, fingerprint, settings, limits)
+        facts = identify(attachment, task.source, fingerprint, settings, limits)
         there = known(facts.sha256, [(facts.id(segment), segment.modality) for segment in facts.segments])
     except IbllmError as error:
         return _Planned(task, error=error)

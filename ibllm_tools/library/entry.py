@@ -21,9 +21,13 @@ OWN_KEYS = frozenset(
 )
 """What an entry says of itself; other keys are the user's."""
 
+NAMED_TEXT = "text:"
+"""What the source of a text begins with that was given a name; it is replaced and deleted by that name."""
+
 MAX_KEYS = 64
 MAX_ITEMS = 64
 MAX_CHARS = 4096
+MAX_NAME = 1024
 INT64 = 2**63
 
 
@@ -33,7 +37,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str = Field(description="Its name in the library: content, encoder, modality and place in its source.")
-    source: str = Field(description="Path of its file, or att:// handle of what was no file.")
+    source: str = Field(description="Path of its file; of no file its att:// handle, or text: and its name.")
     sha256: str = Field(description="SHA-256 of the source's bytes, hexadecimal.")
     modality: Modality = Field(description="What it is taken as; audio for the sound of a video.")
     mime: str = Field(description="MIME type of the source, by content.")
@@ -60,7 +64,7 @@ class Entry(BaseModel):
     @property
     def name(self) -> str:
         """The file's name, or the title of what is no file, for messages and citations."""
-        return self.title if self.source.startswith("att://") else Path(self.source).name or self.source
+        return (Path(self.source).name or self.source) if is_path(self.source) else self.title
 
     @property
     def readable(self) -> str:
@@ -69,8 +73,8 @@ class Entry(BaseModel):
 
     def of_source(self, source: str) -> Self:
         """It as an entry of another source with the same content; a title that was the file's name is the new one's."""
-        named = not self.source.startswith("att://") and self.title == file_title(self.source)
-        title = file_title(source) if named and not source.startswith("att://") else self.title
+        named = is_path(self.source) and self.title == file_title(self.source)
+        title = file_title(source) if named and is_path(source) else self.title
         return self.model_copy(update={"source": source, "title": title})
 
     @property
@@ -153,6 +157,21 @@ class LibraryStats(BaseModel):
     database_bytes: int | None = Field(description="Bytes of the database on disk; null on a server or in memory.")
     attachments: int = Field(description="Thumbnails and attachments in the store.")
     attachment_bytes: int = Field(description="Their bytes.")
+
+
+def is_path(source: str) -> bool:
+    """Whether a source is a file, by its name: neither a handle nor a text with a name."""
+    return not source.startswith(("att://", NAMED_TEXT))
+
+
+def checked_name(name: object) -> str:
+    """The name of a text; raises InvalidRequestError for one that cannot be stored."""
+    usable = isinstance(name, str) and 0 < len(name) <= MAX_NAME and "\0" not in name
+    if not usable or name.encode("utf-8", errors="replace").decode() != name:  # type: ignore[union-attr]  # a str
+        raise InvalidRequestError(
+            f"name {one_line(ascii(name))} of a text, expected 1 to {MAX_NAME} characters of valid Unicode"
+        )
+    return str(name)
 
 
 def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Value]:

@@ -51,7 +51,7 @@ MANIFEST_BYTES = 1 << 24
 DESCRIPTION_BYTES = 1 << 26
 """Of what a Parquet file says of itself."""
 UNIT_TOLERANCE = 1e-3
-KEY = re.compile(r"[0-9a-f]{12}")
+KEY = re.compile(r"[0-9a-f]{12}([0-9a-f]{12})?")
 
 ENTRY_COLUMNS = {
     "id": "string",

@@ -26,7 +26,7 @@ from ibllm_tools.errors import (
     one_line,
 )
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, entries_of
-from ibllm_tools.library.entry import IndexFailure
+from ibllm_tools.library.entry import IndexFailure, is_path
 from ibllm_tools.library.export_format import (
     ATTACHMENTS,
     COLUMNS,
@@ -179,9 +179,9 @@ class _Exporting:
 
     def _keep_source(self, record: SourceRecord) -> None:
         try:
-            if record.source.startswith("att://"):
+            if not is_path(record.source):
                 self._from_store += 1
-                self._keep(record.source)
+                self._keep(f"att://{record.sha256}")
                 return
             if Path(record.source).is_absolute():
                 self._root = common_root(self._root, record.source)

@@ -29,7 +29,7 @@ from ibllm_tools.errors import (
 )
 from ibllm_tools.library.absent_encoder import AbsentEncoder
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, to_record
-from ibllm_tools.library.entry import Entry, IndexFailure
+from ibllm_tools.library.entry import Entry, IndexFailure, is_path
 from ibllm_tools.library.export_format import (
     ATTACHMENTS,
     SOURCES,
@@ -285,8 +285,8 @@ class _Importing:
         here = record.model_copy(update={"source": self._relocation(record.source)})
         target, media = self._relocation.restored(record.source), self._relocation.media
         try:
-            if record.source.startswith("att://") and self._attachments is not None:
-                self._keep(record.source, self._attachments)
+            if not is_path(record.source) and self._attachments is not None:
+                self._keep(f"att://{record.sha256}", self._attachments)
             elif target is not None and media is not None:
                 self.copied += restore(self._exported(f"att://{record.sha256}"), target, media, record.modified)
         except AttachmentError as error:

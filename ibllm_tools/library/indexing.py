@@ -19,7 +19,7 @@ from ibllm_tools.errors import IbllmError, one_line
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, entries_of, to_record
 from ibllm_tools.library.comparing import Labels, digest_over
 from ibllm_tools.library.encoding import Encoded, Event, Facts, Failed, Finished, Identified
-from ibllm_tools.library.entry import Entry, IndexFailure, file_title
+from ibllm_tools.library.entry import NAMED_TEXT, Entry, IndexFailure, file_title, is_path
 from ibllm_tools.library.scanning import Task, has_gone
 from ibllm_tools.media.sniff import Modality
 
@@ -322,7 +322,7 @@ class Indexing:
     def _moved_from(self, record: SourceRecord) -> str | None:
         """The file that has gone and whose entries are those of the one that has its content now."""
         entry = self._stored(record)
-        if entry is None or entry.source == record.source or entry.handle == entry.source:
+        if entry is None or entry.source == record.source or not is_path(entry.source):
             return None
         if not has_gone(entry.source):
             return None
@@ -383,8 +383,10 @@ def _entry(event: Encoded, labels: Labels) -> Entry:
 
 
 def _title(source: str, facts: Facts) -> str:
-    if source != facts.handle:
+    if is_path(source):
         return file_title(source)
+    if source.startswith(NAMED_TEXT):
+        return source.removeprefix(NAMED_TEXT)
     if facts.modality == "text":
         return one_line(facts.segments[0].text, TITLE_CHARS)
     return Path(facts.name).stem or facts.name

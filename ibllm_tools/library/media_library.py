@@ -23,7 +23,7 @@ from ibllm_tools.library.catalogue import (
 from ibllm_tools.library.compaction import Compaction, compact, complete_swap, size_on_disk
 from ibllm_tools.library.comparing import Labelling, Metadata, compare
 from ibllm_tools.library.encoding import Event, encode
-from ibllm_tools.library.entry import Entry, Hit, IndexReport, LibraryStats
+from ibllm_tools.library.entry import NAMED_TEXT, Entry, Hit, IndexReport, LibraryStats, checked_name, is_path
 from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
@@ -150,7 +150,7 @@ class MediaLibrary:
     def add(
         self,
         *sources: Any,
-        texts: Sequence[str] = (),
+        texts: Sequence[str] | Mapping[str, str] = (),
         title: str | None = None,
         tags: Sequence[str] | None = None,
         metadata: Metadata | None = None,
@@ -168,7 +168,8 @@ class MediaLibrary:
 
         Args:
             sources: paths, folders, globs and attachments. In folders and globs only files that are named like media.
-            texts: texts, literally.
+            texts: texts, literally. In a mapping each has a name: it is the source ``text:NAME`` on its own, whatever
+                others say, and another text of that name replaces it.
             title: of the sources; their names by default, and again where it is empty.
             tags: of the sources; an empty list takes away those that they have.
             metadata: of the sources, or a function of the source's path that gives it: text, numbers, true and false,
@@ -312,6 +313,23 @@ class MediaLibrary:
                 return entries_of(found)[0]
         raise InvalidRequestError(f"{one_line(id_)!r}: no such entry; take an id from a hit, or from list")
 
+    def entries(self, *sources: str | Path | Entry) -> builtins.list[Entry]:
+        """The entries of some sources, by path, handle, ``text:NAME`` or one of their entries; of unknown ones none."""
+        records = self.catalogue.recorded(list(dict.fromkeys(map(_source_name, sources))))
+        found: dict[str, Entry] = {}
+        wanted = [item for record in records.values() for item in record.ids().items()]
+        for kind in self._present([modality for modality, _ in wanted] or None):
+            ids = [id_ for modality, some in wanted if modality == kind for id_ in some]
+            for page in self._pages(kind, ids, PAGE, ["metadatas", "documents"]):
+                found |= {entry.id: entry for entry in entries_of(page)}
+        return [
+            found[id_].of_source(record.source)
+            for record in records.values()
+            for some in record.ids().values()
+            for id_ in some
+            if id_ in found
+        ]
+
     def list(
         self,
         *,
@@ -363,19 +381,19 @@ class MediaLibrary:
         """
         if isinstance(entry, str):
             return self._query_encoder.opened(entry)
-        if entry.source.startswith("att://"):
+        if not is_path(entry.source):
             if self.attachments is None:
                 raise AttachmentNotFoundError(
                     f"{entry.name}: in the store that {self.location} was opened without; pass attachments=FOLDER"
                 )
-            return Attachment(entry.source, store=self.attachments, limits=self.limits)
+            return Attachment(entry.handle, store=self.attachments, limits=self.limits)
         opened = Attachment(Path(entry.source), roots=self.roots, limits=self.limits)
         if opened.sha256 != entry.sha256:
             raise AttachmentNotFoundError(f"{entry.name}: it has changed since it was indexed; index it again")
         return opened
 
     def delete(self, *sources: str | Path | Entry) -> int:
-        """Remove sources, with their entries, by path, handle, or one of their entries; how many there were."""
+        """Remove sources, with their entries, by path, handle, ``text:NAME`` or one of their entries; how many."""
         names = list(dict.fromkeys(map(_source_name, sources)))
         return self._remove(list(self.catalogue.recorded(names).values()))
 
@@ -391,9 +409,7 @@ class MediaLibrary:
         Raises:
             StoreError: the library or its store cannot be written.
         """
-        gone = [
-            record for record in self.sources() if not record.source.startswith("att://") and has_gone(record.source)
-        ]
+        gone = [record for record in self.sources() if is_path(record.source) and has_gone(record.source)]
         self._remove(gone)
         if self.attachments is not None and self.folder is not None:
             own = self.folder / ATTACHMENT_FOLDER
@@ -560,19 +576,21 @@ class MediaLibrary:
     def _query_encoder(self) -> QueryEncoder:
         return QueryEncoder(self.catalogue, self.embedder, self.attachments, roots=self.roots, limits=self.limits)
 
-    def _listed(self, sources: Iterable[Any], texts: Sequence[str]) -> Iterator[Any]:
+    def _listed(self, sources: Iterable[Any], texts: Sequence[str] | Mapping[str, str]) -> Iterator[Any]:
         if isinstance(texts, str):
             raise InvalidRequestError("texts is a text, expected a list of them")
         for source in sources:
             for item in source if isinstance(source, list | tuple | set) else [source]:
                 yield self._kept(item) if isinstance(item, Attachment) and not is_file(item) else item
-        for text in texts:
+        named = texts.items() if isinstance(texts, Mapping) else ((None, text) for text in texts)
+        for name, text in named:
             try:
                 attachment = Attachment.from_text(text, limits=self.limits)
+                source = attachment.handle if name is None else NAMED_TEXT + checked_name(name)
             except IbllmError as error:
-                yield Refusal(one_line(text), error)
+                yield Refusal(one_line(text if name is None else NAMED_TEXT + str(name)), error)
             else:
-                yield self._kept(attachment)
+                yield Task(source, None, self._kept(attachment), attachment.size)
 
     def _kept(self, attachment: Attachment) -> Attachment:
         """An attachment that is no file, in the store."""
@@ -649,6 +667,5 @@ def _require_database(place: Path) -> None:
 def _source_name(source: str | Path | Entry) -> str:
     if isinstance(source, Entry):
         return source.source
-    return (
-        source if isinstance(source, str) and source.startswith("att://") else str(Path(source).expanduser().resolve())
-    )
+    named = isinstance(source, str) and not is_path(source)
+    return str(source) if named else str(Path(source).expanduser().resolve())

@@ -30,6 +30,7 @@ TASKS = pa.schema(
         ("modified", pa.int64()),
         ("modality", pa.string()),  # of an attachment, with its name
         ("name", pa.string()),
+        ("handle", pa.string()),  # of an attachment that is no file
     ]
 )
 EVENTS = pa.schema(
@@ -55,11 +56,13 @@ class SentTask(Task):
     Attributes:
         number: by which the driver knows it.
         handed_in: modality and name of what was handed in as an attachment.
+        handle: of what was no file.
         store: where attachments lie that are no files.
     """
 
     number: int = -1
     handed_in: tuple[str, str] | None = None
+    handle: str | None = None
     store: AttachmentStore | None = None
 
     def open(self, limits: Limits) -> Attachment:
@@ -68,7 +71,7 @@ class SentTask(Task):
             return super().open(limits)
         modality, name = self.handed_in
         settings: Any = {"modality": modality, "name": name, "limits": limits}
-        return Attachment(self.path or self.source, store=None if self.path else self.store, **settings)
+        return Attachment(self.path or self.handle or self.source, store=None if self.path else self.store, **settings)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def task_table(numbered: Iterable[tuple[int, Task]]) -> pa.Table:
             "modified": task.modified,
             "modality": None if task.attachment is None else task.attachment.modality,
             "name": None if task.attachment is None else task.attachment.name,
+            "handle": None if task.attachment is None or task.path is not None else task.attachment.handle,
         }
         for number, task in numbered
     ]
@@ -105,6 +109,7 @@ def sent_tasks(table: pa.Table, store: AttachmentStore | None) -> Iterator[SentT
             modified=row["modified"],
             number=row["number"],
             handed_in=None if row["modality"] is None else (row["modality"], row["name"]),
+            handle=row["handle"],
             store=store,
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ibllm_tools.library.catalogue import MODALITIES
+from ibllm_tools.library.entry import is_path
 from ibllm_tools.store.chroma import VectorDatabase
 
 PAGE = 1000
@@ -27,6 +28,7 @@ def references(database: VectorDatabase) -> Iterator[str]:
         while (records := collection.find(limit=PAGE, offset=place, include=["metadatas"])).ids:
             place += len(records.ids)
             for metadata in records.metadatas:
-                for handle in (metadata.get("thumbnail"), metadata.get("source")):
-                    if isinstance(handle, str) and handle.startswith("att://"):
-                        yield handle
+                if isinstance(thumbnail := metadata.get("thumbnail"), str):
+                    yield thumbnail
+                if isinstance(source := metadata.get("source"), str) and not is_path(source):
+                    yield f"att://{metadata.get('sha256')}"

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from ibllm_tools.attachments import Attachment
 from ibllm_tools.errors import AttachmentAccessError, CorruptMediaError, InvalidRequestError, one_line
+from ibllm_tools.library.entry import is_path
 from ibllm_tools.library.places import followed
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.source import open_source
@@ -72,7 +73,7 @@ class Relocation:
 
     def _path(self, source: str) -> PurePath | None:
         path = self._flavour(source)
-        if source.startswith("att://") or not path.is_absolute():
+        if not is_path(source) or not path.is_absolute():
             return None
         if ".." in path.parts:
             raise AttachmentAccessError(f"{one_line(source)}: expected a path without '..'; export the library again")

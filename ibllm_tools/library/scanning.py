@@ -94,7 +94,7 @@ def scan(sources: Iterable[Any], *, roots: Roots = None, without: Sequence[Path]
     """Find the files that are meant.
 
     Args:
-        sources: paths, folders, globs, attachments; refusals are passed on.
+        sources: paths, folders, globs, attachments; tasks and refusals are passed on.
         roots: folder or folders that files must lie in, symbolic links resolved; anywhere by default.
         without: folders that are passed over: the library's own.
     """
@@ -130,7 +130,7 @@ def has_gone(path: str) -> bool:
 
 
 def _expanded(source: Any, without: Sequence[Path], found: Scan) -> Iterator[Path | Task | Refusal]:
-    if isinstance(source, Refusal):
+    if isinstance(source, Refusal | Task):
         yield source
     elif isinstance(source, Attachment):
         yield _attachment_task(source)

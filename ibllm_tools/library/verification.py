@@ -17,7 +17,7 @@ from ibllm_tools.attachments import Attachment, AttachmentStore
 from ibllm_tools.errors import IbllmError, one_line
 from ibllm_tools.library.catalogue import Catalogue, SourceRecord, entries_of
 from ibllm_tools.library.encoding import segment_thumbnail
-from ibllm_tools.library.entry import Entry
+from ibllm_tools.library.entry import Entry, is_path
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.sniff import Modality
 from ibllm_tools.store.chroma import Records
@@ -214,8 +214,9 @@ class Verification:
 
     def _state(self, record: SourceRecord, damaged: Sequence[str]) -> Literal["gone", "changed"] | None:
         """What has become of a source since it was indexed."""
-        if record.source.startswith("att://"):
-            kept = self._attachments is None or (record.source in self._attachments and record.source not in damaged)
+        if not is_path(record.source):
+            handle = f"att://{record.sha256}"
+            kept = self._attachments is None or (handle in self._attachments and handle not in damaged)
             return None if kept else "gone"
         path = Path(record.source)
         try:

@@ -90,6 +90,13 @@ def sniff(source: Source, name: str | None = None) -> MediaType:
     return found
 
 
+def sniff_text(source: Source, name: str | None = None) -> MediaType:
+    """As `sniff`, of what is announced as text: that it is whenever it reads as one, a drawing or a model included."""
+    with open_source(source) as file:
+        text = _text_of(file.read(HEAD_BYTES))
+    return sniff(source, name) if text is None else MediaType("text", "text/plain")
+
+
 def _promised(name: str) -> str | None:
     """What a file's suffix promises, where that is anything but text."""
     if name.endswith(SHAPE_SUFFIXES):
@@ -184,11 +191,8 @@ def _by_text(head: bytes, name: str) -> MediaType | None:
     """Texts: 3D formats by their lines, clouds of numbers by their suffix, everything else is text."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return MediaType("text", "text/plain")
-    try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < HEAD_BYTES)
-    except UnicodeDecodeError:
-        return None
-    if re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text):
+    text = _text_of(head)
+    if text is None:
         return None
     if text.startswith("%PDF") or "<svg" in text[:SVG_HEAD]:
         return None
@@ -202,6 +206,15 @@ def _by_text(head: bytes, name: str) -> MediaType | None:
     if name.endswith((".xyz", ".pts")) and any(NUMBERS.match(line) for line in lines[:9]):
         return MediaType("point", "model/xyz")
     return MediaType("text", "text/csv" if name.endswith(".csv") else "text/plain")
+
+
+def _text_of(head: bytes) -> str | None:
+    """The head of a file as text in UTF-8; ``None`` if it is none."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < HEAD_BYTES)
+    except UnicodeDecodeError:
+        return None
+    return None if re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text) else text
 
 
 def _foreign_kind(head: bytes) -> str:
