@@ -238,6 +238,7 @@ class MediaLibrary:
         query_weights: Sequence[float] | None = None,
         ranking: Ranking = "similarity",
         diversity: float = 0.0,
+        candidates: int | None = None,
         segments: int = 3,
         calibrated: bool = True,
     ) -> builtins.list[Hit]:
@@ -253,6 +254,7 @@ class MediaLibrary:
                 count; those of a text with 0 do, and nothing else of it.
             ranking: by ``"similarity"`` of the embeddings; by the ``"words"`` of captions, texts and titles; or both.
             diversity: 0 to 1; above 0, sources that resemble those before them come later.
+            candidates: the best sources, of which diversity chooses; four times ``k`` by default.
             segments: of each source, at most.
             calibrated: make scores comparable across modalities; otherwise a score is the similarity itself.
 
@@ -268,6 +270,7 @@ class MediaLibrary:
             min_score=min_score,
             segments=whole("segments", segments, least=1),
             diversity=share("diversity", diversity),
+            candidates=None if candidates is None else whole("candidates", candidates, least=1),
             calibrated=calibrated,
         )
         if ranking not in get_args(Ranking):

@@ -69,6 +69,7 @@ class Wanted:
         min_score: of the sources.
         segments: of each source, at most.
         diversity: 0 ranks by score alone, 1 by difference alone.
+        candidates: sources among which diversity chooses; four times k by default.
         calibrated: whether similarities are made comparable across modalities.
     """
 
@@ -78,12 +79,15 @@ class Wanted:
     min_score: float | None = None
     segments: int = 3
     diversity: float = 0.0
+    candidates: int | None = None
     calibrated: bool = True
 
     @property
     def ranked(self) -> int:
         """Sources that are ranked, for that many to be chosen from."""
-        return 4 * self.k if self.diversity > 0 else self.k
+        if self.diversity == 0:
+            return self.k
+        return 4 * self.k if self.candidates is None else max(self.candidates, self.k)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,46 @@
-"""ImageBind-LLM for LangChain: chat model, embeddings, retriever, vector store, tools and middleware."""
+"""ImageBind-LLM for LangChain: chat model, embeddings, retriever, vector store, tools and middleware.
+
+The public names are imported on first use, so ``import langchain_ibllm`` loads neither torch nor LangChain.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_ibllm.embeddings import ImageBindEmbeddings
+    from langchain_ibllm.retrievers import ImageBindRetriever
+    from langchain_ibllm.vectorstores import ImageBindVectorStore
+
+_HOMES = {
+    "ImageBindEmbeddings": "embeddings",
+    "ImageBindRetriever": "retrievers",
+    "ImageBindVectorStore": "vectorstores",
+}
+
+__all__ = [
+    "ImageBindEmbeddings",
+    "ImageBindRetriever",
+    "ImageBindVectorStore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the file that holds a public name when it is first used.
+
+    Raises:
+        MissingExtraError: LangChain is not installed.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "langchain_core":
+            raise
+        from ibllm_tools.errors import MissingExtraError
+
+        raise MissingExtraError(name, "langchain_core", "langchain") from error
+
+
+def __dir__() -> list[str]:
+    return __all__
