@@ -3,6 +3,7 @@
 The command line, the tools and MCP share the JSON schemas of these models.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +29,7 @@ MAX_KEYS = 64
 MAX_ITEMS = 64
 MAX_CHARS = 4096
 MAX_NAME = 1024
+UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 INT64 = 2**63
 
 
@@ -166,8 +168,8 @@ def is_path(source: str) -> bool:
 
 def checked_name(name: object) -> str:
     """The name of a text; raises InvalidRequestError for one that cannot be stored."""
-    usable = isinstance(name, str) and 0 < len(name) <= MAX_NAME and "\0" not in name
-    if not usable or name.encode("utf-8", errors="replace").decode() != name:  # type: ignore[union-attr]  # a str
+    usable = isinstance(name, str) and 0 < len(name) <= MAX_NAME and not UNUSABLE.search(name)
+    if not usable:
         raise InvalidRequestError(
             f"name {one_line(ascii(name))} of a text, expected 1 to {MAX_NAME} characters of valid Unicode"
         )

@@ -300,6 +300,8 @@ class TestDiversity:
             query = np.array([1, 0.1, 0], np.float32)
             assert names(library.search(query, k=2, calibrated=False)) == ["a.png", "b.png"]
             assert names(library.search(query, k=2, calibrated=False, diversity=0.7)) == ["a.png", "c.png"]
+            few = library.search(query, k=2, calibrated=False, diversity=0.7, candidates=2)
+            assert names(few) == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +321,7 @@ class TestDiversity:
         ({"query": "a bell", "k": 0}, "k=0"),
         ({"query": "a bell", "segments": 0}, "segments=0"),
         ({"query": "a bell", "diversity": 2}, "diversity=2"),
+        ({"query": "a bell", "candidates": 0}, "candidates=0"),
         ({"query": "a bell", "modality": "smell"}, "some of image"),
         ({"query": "a bell", "ranking": "best"}, "similarity, words, hybrid"),
     ],

@@ -86,7 +86,7 @@ class ImageBindEmbeddings(BaseModel, Embeddings):
     def _access(self) -> Access:
         if self.access is not None:
             return self.access
-        return Access() if self.assistant is None else self.assistant.access  # type: ignore[no-any-return]
+        return Access() if self.assistant is None else self.assistant.access
 
     @property
     def encoder(self) -> Any:
