@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ibllm_tools.assistant.answer import Evidence
-from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore, Roots
+from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore, Origin, Roots
 from ibllm_tools.media.audio import probe_audio
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import Modality
@@ -77,7 +77,7 @@ class Access:
             start=None if seconds is None else 0.0,
             end=seconds,
             weight=weight,
-        )
+        ).with_origin(Origin.of(attachment, limits=self.limits))
 
     def _seconds(self, attachment: Attachment) -> float | None:
         if attachment.modality == "audio":

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from ibllm_tools.attachments import Traceable
 from ibllm_tools.attachments.citation import citation
 from ibllm_tools.media.sniff import Modality
 
@@ -36,10 +37,8 @@ class Question(BaseModel):
     )
 
 
-class Evidence(BaseModel):
+class Evidence(Traceable):
     """An attachment that an answer rests on, in a form that can be cited and found again."""
-
-    model_config = ConfigDict(frozen=True)
 
     source: str = Field(description="Path, URL or handle as it was handed in; the name of anything else.")
     name: str = Field(description="File name.")
@@ -61,6 +60,24 @@ class Evidence(BaseModel):
     def citation(self) -> str:
         """``bell.wav@0.0-2.0s``: where it is, in few characters."""
         return citation(self)
+
+    def _repr_html_(self) -> str:
+        from ibllm_tools.notebook.cards import card
+
+        facts: list[str] = [self.modality]
+        if self.weight:
+            facts.append(f"share {self.weight:.0%}")
+        if self.score is not None:
+            facts.append(f"score {self.score:.2f}")
+        read = self.caption if self.modality == "text" else None
+        part = (self.modality, self.start, self.end, self.char_start, self.char_end)
+        return card(
+            self.citation,
+            facts,
+            caption=None if read else self.caption,
+            quoted=read,
+            medium=lambda: self.origin.medium(*part),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,3 +120,8 @@ class Answer(BaseModel):
         description="'stop': it ended by itself, at a stop text or as complete JSON; 'length': it was cut off, by "
         "max_new_tokens, the end of what the model reads and writes, or whoever left the stream."
     )
+
+    def _repr_html_(self) -> str:
+        from ibllm_tools.notebook.reports import answer_report
+
+        return answer_report(self.question, self.text, (self.model, f"{self.usage.seconds:.1f} s"), self.evidence)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ibllm_tools.errors import (
     AttachmentAccessError,
+    AttachmentNotFoundError,
     CorruptMediaError,
     InvalidRequestError,
     LimitExceededError,
@@ -148,10 +149,30 @@ class Attachment(BaseModel):
         """``att://<sha256>``, by which a store finds it again."""
         return f"att://{self.sha256}"
 
+    def reopened(self, *, limits: Limits = DEFAULT_LIMITS) -> Self:
+        """It itself, once its file has been looked at again.
+
+        Raises:
+            AttachmentNotFoundError: its file has gone or has changed.
+            AttachmentError: it cannot be used any more.
+        """
+        if isinstance(self._source, Path):
+            now = Attachment(self._source, modality=self.modality, name=self.name, limits=limits)
+            if now.sha256 != self.sha256:
+                raise AttachmentNotFoundError(f"{self.name}: its file has changed since; open it again")
+        return self
+
     def read_bytes(self) -> bytes:
         """Its bytes. Raises AttachmentNotFoundError when the file has gone since."""
         with open_source(self._source, Limits(max_bytes=self.size)) as file:
             return file.read()
+
+    def _repr_html_(self) -> str:
+        from ibllm_tools.attachments.origin import Origin
+        from ibllm_tools.notebook.cards import card, size_in_words
+
+        facts = (self.modality, self.mime, size_in_words(self.size))
+        return card(self.name, facts, medium=lambda: Origin(self.reopened).medium(self.modality))
 
 
 class _Opened(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ibllm_tools.attachments import Traceable
 from ibllm_tools.attachments.citation import citation
 from ibllm_tools.errors import InvalidRequestError, one_line
 from ibllm_tools.media.sniff import Modality
@@ -33,10 +34,8 @@ UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 INT64 = 2**63
 
 
-class Entry(BaseModel):
+class Entry(Traceable):
     """A segment in the library: a whole image, model or map, a window of a sound or video, or a chunk of a text."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str = Field(description="Its name in the library: content, encoder, modality and place in its source.")
     source: str = Field(description="Path of its file; of no file its att:// handle, or text: and its name.")
@@ -84,6 +83,21 @@ class Entry(BaseModel):
         """``bell.wav@0.0-2.0s``: where it is, in few characters."""
         return citation(self)
 
+    def _facts(self) -> list[str]:
+        return [self.modality, *self.tags]
+
+    def _repr_html_(self) -> str:
+        from ibllm_tools.notebook.cards import card
+
+        part = (self.modality, self.start, self.end, self.char_start, self.char_end)
+        return card(
+            self.citation,
+            self._facts(),
+            caption=self.caption,
+            quoted=self.text,
+            medium=lambda: self.origin.medium(*part),
+        )
+
 
 class Hit(Entry):
     """A source that answers a query, by its best segment."""
@@ -93,6 +107,9 @@ class Hit(Entry):
     segments: tuple["SegmentHit", ...] = Field(
         default=(), description="The best segments of the source, itself included, best first."
     )
+
+    def _facts(self) -> list[str]:
+        return [*super()._facts(), f"score {self.score:.2f}"]
 
 
 class SegmentHit(BaseModel):
@@ -142,6 +159,15 @@ class IndexReport(BaseModel):
     def sources(self) -> int:
         """How many sources were looked at and can be found now."""
         return self.added + self.changed + self.unchanged + self.moved
+
+    def _repr_html_(self) -> str:
+        from ibllm_tools.notebook.reports import count_report
+
+        counts = ("added", "changed", "unchanged", "moved", "ignored", "entries")
+        return count_report(
+            {name: getattr(self, name) for name in counts} | {"s": f"{self.seconds:.1f}"},
+            [failure.line for failure in self.failures],
+        )
 
 
 class LibraryStats(BaseModel):

@@ -6,13 +6,13 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibllm_tools.attachments import Attachment, AttachmentStore, Roots, common_roots
-from ibllm_tools.errors import AttachmentNotFoundError, IbllmError, InvalidRequestError, StoreError, one_line
+from ibllm_tools.errors import IbllmError, InvalidRequestError, StoreError, one_line
 from ibllm_tools.library.absent_encoder import AbsentEncoder
 from ibllm_tools.library.catalogue import (
     Catalogue,
@@ -28,6 +28,7 @@ from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
 from ibllm_tools.library.indexing import Captioner, Indexing
+from ibllm_tools.library.opening import SourceFiles
 from ibllm_tools.library.places import followed
 from ibllm_tools.library.progress import Progress, progress_bar
 from ibllm_tools.library.querying import Query, QueryEncoder, as_queries, as_weights, modalities, share, whole
@@ -45,6 +46,7 @@ from ibllm_tools.store.segments import DEFAULT_SETTINGS, SegmentSettings
 
 Ranking = Literal["similarity", "words", "hybrid"]
 Engine = Literal["local", "ray"]
+EntryT = TypeVar("EntryT", bound=Entry)
 DATABASE_FOLDER, ATTACHMENT_FOLDER = "chroma", "attachments"
 PAGE = 1000
 
@@ -277,7 +279,7 @@ class MediaLibrary:
             raise InvalidRequestError(f"ranking {one_line(ranking)!r}, expected one of {', '.join(get_args(Ranking))}")
         queries = as_queries(query)
         if ranking == "similarity":
-            return self._searcher.by_similarity(self.embed_query(queries, query_weights), wanted)
+            return self._seen(self._searcher.by_similarity(self.embed_query(queries, query_weights), wanted))
         weights = as_weights(query_weights, len(queries))
         words = " ".join(
             item
@@ -290,8 +292,8 @@ class MediaLibrary:
                 "similarity"
             )
         if ranking == "words":
-            return self._searcher.by_words(words, wanted)
-        return self._searcher.hybrid(self.embed_query(queries, query_weights), words, wanted)
+            return self._seen(self._searcher.by_words(words, wanted))
+        return self._seen(self._searcher.hybrid(self.embed_query(queries, query_weights), words, wanted))
 
     def embed_query(
         self, query: Query | Sequence[Query], weights: Sequence[float] | None = None
@@ -313,7 +315,7 @@ class MediaLibrary:
         if modality is not None and modality in self.catalogue.modalities():
             found = self.catalogue.entries(modality).get([id_], include=["metadatas", "documents"])
             if found.ids:
-                return entries_of(found)[0]
+                return self._seen(entries_of(found))[0]
         raise InvalidRequestError(f"{one_line(id_)!r}: no such entry; take an id from a hit, or from list")
 
     def entries(self, *sources: str | Path | Entry) -> builtins.list[Entry]:
@@ -324,7 +326,7 @@ class MediaLibrary:
         for kind in self._present([modality for modality, _ in wanted] or None):
             ids = [id_ for modality, some in wanted if modality == kind for id_ in some]
             for page in self._pages(kind, ids, PAGE, ["metadatas", "documents"]):
-                found |= {entry.id: entry for entry in entries_of(page)}
+                found |= {entry.id: entry for entry in self._seen(entries_of(page))}
         return [
             found[id_].of_source(record.source)
             for record in records.values()
@@ -384,16 +386,7 @@ class MediaLibrary:
         """
         if isinstance(entry, str):
             return self._query_encoder.opened(entry)
-        if not is_path(entry.source):
-            if self.attachments is None:
-                raise AttachmentNotFoundError(
-                    f"{entry.name}: in the store that {self.location} was opened without; pass attachments=FOLDER"
-                )
-            return Attachment(entry.handle, store=self.attachments, limits=self.limits)
-        opened = Attachment(Path(entry.source), roots=self.roots, limits=self.limits)
-        if opened.sha256 != entry.sha256:
-            raise AttachmentNotFoundError(f"{entry.name}: it has changed since it was indexed; index it again")
-        return opened
+        return self._files.open(entry)
 
     def delete(self, *sources: str | Path | Entry) -> int:
         """Remove sources, with their entries, by path, handle, ``text:NAME`` or one of their entries; how many."""
@@ -621,6 +614,15 @@ class MediaLibrary:
             attachments=self.attachments,
         )
 
+    @property
+    def _files(self) -> SourceFiles:
+        return SourceFiles(self.location, self.attachments, self.roots, self.limits)
+
+    def _seen(self, entries: Sequence[EntryT]) -> builtins.list[EntryT]:
+        """Entries that a notebook can show."""
+        files = self._files
+        return [entry.with_origin(files.origin(entry)) for entry in entries]
+
     def _known(self, sha256: str, entries: Sequence[tuple[str, Modality]]) -> set[str]:
         present = set(self.catalogue.modalities())
         found: set[str] = set()
@@ -643,7 +645,7 @@ class MediaLibrary:
                 skip = 0 if ids else skip - len(collection.find(where, limit=skip).ids)
             left = None if left is None else left - len(ids)
             for records in self._pages(kind, ids, PAGE, ["metadatas", "documents"]):
-                yield from entries_of(records)
+                yield from self._seen(entries_of(records))
 
     def _pages(self, kind: Modality, ids: Sequence[str], size: int, include: Sequence[str]) -> Iterator[Records]:
         """What is there of some entries, by their ids: an offset would pass over some when others are deleted."""

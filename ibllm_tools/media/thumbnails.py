@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibllm_tools.errors import CorruptMediaError, InvalidRequestError
+from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.media.depth import decode_depth
 from ibllm_tools.media.draw_map import draw_map
 from ibllm_tools.media.draw_shape import draw_points, draw_triangles
@@ -20,9 +20,9 @@ from ibllm_tools.media.draw_sound import draw_curves, draw_waveform, sound_outli
 from ibllm_tools.media.image import decode_image
 from ibllm_tools.media.imu import decode_imu
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
-from ibllm_tools.media.mesh import read_geometry, refuse_unusable
-from ibllm_tools.media.sniff import NPY, Modality, require
+from ibllm_tools.media.sniff import Modality
 from ibllm_tools.media.source import Source, decoding, source_label
+from ibllm_tools.media.upright import read_upright
 from ibllm_tools.media.video import probe_video, read_clips
 
 SIDE = 256
@@ -31,7 +31,6 @@ QUALITIES = (85, 60, 30)  # noise of 256 x 256 pixels takes 29 KB at the last
 TIMED = ("audio", "video")
 MOMENT = Fraction(1, 1000)
 PLACES = (Fraction(1, 2), Fraction(1, 4), Fraction(3, 4))
-Z_UP = ("model/stl", "model/off")  # by custom: what is printed or built; the others have y up
 FLAT = 6.0  # standard deviation of 8-bit values below which a frame shows nothing, as in a fade
 
 
@@ -99,26 +98,10 @@ def _frame(source: Source, start: float, end: float | None, limits: Limits) -> N
 
 
 def _shape(source: Source, name: str | None, limits: Limits) -> NDArray[np.uint8]:
-    kind = require(
-        source, lambda found: found.modality == "point" or found.mime == NPY, expected="a 3D model or cloud", name=name
-    )
-    with decoding(source, "3D model"), np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
-        geometry = read_geometry(source, kind.mime, limits, official=False)
-        refuse_unusable(geometry.vertices, source)
-        points, triangles = geometry.vertices.astype(np.float64), geometry.triangles
-        extent = (points.max(axis=0) - points.min(axis=0)).max()
-        if not (np.isfinite(extent) and extent > 0):
-            raise CorruptMediaError(
-                f"{source_label(source)}: all points in one place, expected a shape; export it again"
-            )
-        if kind.mime in Z_UP:
-            points, triangles = _y_up(points), _y_up(triangles)
+    points, triangles = read_upright(source, name=name, limits=limits)
+    with decoding(source, "3D model"):
         picture = draw_triangles(triangles) if len(triangles) else None
         return draw_points(points) if picture is None else picture
-
-
-def _y_up(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
-    return coordinates[..., [0, 2, 1]] * (1, 1, -1)
 
 
 def encode_thumbnail(pixels: NDArray[np.uint8]) -> bytes:

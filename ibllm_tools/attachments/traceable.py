@@ -1,0 +1,26 @@
+"""The base of what cites something: evidence, entries and hits."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from ibllm_tools.attachments.origin import Origin
+
+
+class Traceable(BaseModel):
+    """A model whose subject can be opened again where its `Origin` is known. Its JSON does not tell the origin."""
+
+    model_config = ConfigDict(frozen=True)
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @property
+    def origin(self) -> Origin:
+        """How to open again what it is about."""
+        return self._origin
+
+    def with_origin(self, origin: Origin) -> Self:
+        """It with another origin."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
