@@ -43,7 +43,7 @@ def opened(medium: Callable[[], Medium]) -> str:
 
 def frame(content: str) -> str:
     """A box around content that is HTML."""
-    return f'<div style="{EDGE};padding:8px 10px;margin:4px 0;max-width:480px;flex:1 1 280px">{content}</div>'
+    return f'<div style="{EDGE};padding:8px 10px;margin:4px 0;max-width:424px;flex:1 1 280px">{content}</div>'
 
 
 def side_by_side(cards: str) -> str:

@@ -6,6 +6,7 @@ import html
 from ibllm_tools.errors import one_line
 
 FAINT = "opacity:.7;font-size:90%"
+WIDTH = "width:100%;max-width:400px"
 EDGE = "border:1px solid rgba(128,128,128,.35);border-radius:6px"
 
 
@@ -32,6 +33,11 @@ def words(foreign: str, style: str = "") -> str:
 def quote(foreign: str, style: str = "") -> str:
     """A text that is quoted."""
     return words(foreign, f"border-left:3px solid rgba(128,128,128,.5);padding-left:8px;margin:4px 0;{style}")
+
+
+def picture(webp: bytes, alt: object, style: str = "max-width:100%") -> str:
+    """A thumbnail."""
+    return f'<img alt="{text(alt)}" style="display:block;{style}" src="{data_uri(webp, "image/webp")}">'
 
 
 def data_uri(content: bytes, mime: str) -> str:

@@ -11,32 +11,19 @@ from ibllm_tools.errors import AttachmentNotFoundError, InvalidRequestError, Lim
 from ibllm_tools.media.audio import encode_wav, probe_audio, read_audio
 from ibllm_tools.media.limits import MEBIBYTE
 from ibllm_tools.media.source import read_source
-from ibllm_tools.notebook.markup import data_uri, note
+from ibllm_tools.notebook.markup import WIDTH, data_uri, note, picture
 from ibllm_tools.notebook.medium import Medium
 
 MOST_BYTES = 8 * MEBIBYTE
 """Of one sound or video within a page."""
 SAMPLE_BYTES = 4
-VIDEOS = {
-    "video/mp4": "video/mp4",
-    "video/quicktime": "video/mp4",
-    "video/webm": "video/webm",
-    "video/ogg": "video/ogg",
-}
+VIDEOS = {f"video/{kind}": f"video/{kind}" for kind in ("mp4", "webm", "ogg")} | {"video/quicktime": "video/mp4"}
 """What browsers play, and what they are to take it as."""
-SOUNDS = {
-    "audio/wav": "audio/wav",
-    "audio/mpeg": "audio/mpeg",
-    "audio/flac": "audio/flac",
-    "audio/ogg": "audio/ogg",
-    "audio/mp4": "audio/mp4",
-    "audio/aac": "audio/aac",
-    "audio/webm": "audio/webm",
-    **VIDEOS,  # their sound
-}
+SOUNDS = {f"audio/{kind}": f"audio/{kind}" for kind in ("wav", "mpeg", "flac", "ogg", "mp4", "aac", "webm")} | VIDEOS
+"""The sound of videos included."""
 
 
-def player(medium: Medium, poster: bytes | None) -> str:
+def player(medium: Medium, poster: bytes | None = None) -> str:
     """A player of a sound or video.
 
     Args:
@@ -56,7 +43,8 @@ def player(medium: Medium, poster: bytes | None) -> str:
     if not playable:
         why = f"browsers do not play {medium.mime}"
     if medium.modality == "video":
-        return _still(poster) + note(f"{medium.name}: {why}")
+        still = "" if poster is None else picture(poster, medium.name)
+        return still + note(f"{medium.name}: {why}")
     try:
         part = _cut(medium)
     except LimitExceededError as error:
@@ -79,30 +67,25 @@ def _cut(medium: Medium) -> bytes:
     size = round(seconds * info.sample_rate * SAMPLE_BYTES)
     if size > MOST_BYTES:
         raise LimitExceededError(
-            f"{medium.name}: {size:,} bytes of sound, at most {MOST_BYTES:,} are laid into a notebook; show a shorter part"
+            f"{medium.name}: {size:,} bytes of sound, at most {MOST_BYTES:,} are laid into a notebook; show a part of "
+            "it, such as a hit"
         )
     sound = read_audio(medium.source, start=start, end=medium.end, limits=medium.limits)
     return encode_wav(sound.samples.mean(axis=0, keepdims=True, dtype=np.float32), sound.sample_rate)
 
 
 def _element(medium: Medium, source: str, poster: bytes | None) -> str:
-    style = "display:block;width:100%;max-width:400px"
+    style = f"display:block;{WIDTH}"
     if medium.modality == "audio":
         return f'<audio controls preload="metadata" style="{style}" src="{source}"></audio>'
-    picture = "" if poster is None else f' poster="{data_uri(poster, "image/webp")}"'
-    return f'<video controls preload="metadata" style="{style}" src="{source}"{picture}></video>'
+    first = "" if poster is None else f' poster="{data_uri(poster, "image/webp")}"'
+    return f'<video controls preload="metadata" style="{style};max-height:300px" src="{source}"{first}></video>'
 
 
 def _fragment(medium: Medium) -> str:
     if medium.start is None:
         return ""
     return f"#t={medium.start:.3f}" + ("" if medium.end is None else f",{medium.end:.3f}")
-
-
-def _still(poster: bytes | None) -> str:
-    if poster is None:
-        return ""
-    return f'<img alt="" style="display:block;max-width:100%" src="{data_uri(poster, "image/webp")}">'
 
 
 def _span(medium: Medium) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ibllm_tools.media.draw_shape import CLAY, GROUND, LIGHT, LOW_TO_HIGH, PAPER, SKY, SUN, TILT, TURN
 from ibllm_tools.media.mesh import Geometry
 from ibllm_tools.media.upright import read_upright
-from ibllm_tools.notebook.markup import note, text
+from ibllm_tools.notebook.markup import WIDTH, note, text
 from ibllm_tools.notebook.medium import Medium
 from ibllm_tools.notebook.shape_page import PAGE
 
@@ -48,7 +48,7 @@ def shape_view(medium: Medium) -> str:
     page = PAGE.replace("CONTENT", json.dumps(content))
     return (
         f'<iframe title="3D view of {text(medium.name)}" sandbox="allow-scripts" srcdoc="{text(page)}" '
-        f'style="display:block;width:100%;max-width:400px;height:{HEIGHT}px;border:0;border-radius:4px"></iframe>'
+        f'style="display:block;{WIDTH};height:{HEIGHT}px;border:0;border-radius:4px"></iframe>'
         + note(_said(geometry, solid, len(corners)))
     )
 

@@ -4,7 +4,7 @@ from ibllm_tools.errors import MissingExtraError
 from ibllm_tools.media.sniff import Modality
 from ibllm_tools.media.text import decode_text
 from ibllm_tools.media.thumbnails import thumbnail
-from ibllm_tools.notebook.markup import data_uri, note, quote, text
+from ibllm_tools.notebook.markup import WIDTH, note, picture, quote
 from ibllm_tools.notebook.medium import Medium
 from ibllm_tools.notebook.player import player
 from ibllm_tools.notebook.shape_view import shape_view
@@ -25,14 +25,14 @@ def view(medium: Medium) -> str:
     if medium.modality == "point":
         return shape_view(medium)
     if medium.modality not in TIMED:
-        return _image(_picture(medium), medium)
+        return _picture(medium, _thumbnail(medium))
     try:
-        picture, missing = _picture(medium), ""
+        still, missing = _thumbnail(medium), ""
     except MissingExtraError as error:  # a browser may play what cannot be decoded here
-        picture, missing = None, note(error)
+        still, missing = None, note(error)
     if medium.modality == "video":
-        return player(medium, picture) + missing
-    return _image(picture, medium) + player(medium, None) + missing
+        return player(medium, still) + missing
+    return _picture(medium, still, f"{WIDTH};height:96px") + player(medium) + missing
 
 
 def quotation(words: str) -> str:
@@ -41,13 +41,10 @@ def quotation(words: str) -> str:
     return quote(words) if rest <= 0 else quote(words[:QUOTED_CHARS] + "…") + note(f"{rest:,} more characters")
 
 
-def _picture(medium: Medium) -> bytes | None:
+def _thumbnail(medium: Medium) -> bytes | None:
     start, end = (medium.start or 0.0, medium.end) if medium.modality in TIMED else (0.0, None)
     return thumbnail(medium.source, medium.modality, start=start, end=end, name=medium.name, limits=medium.limits)
 
 
-def _image(picture: bytes | None, medium: Medium) -> str:
-    if picture is None:
-        return ""
-    source = data_uri(picture, "image/webp")
-    return f'<img alt="{text(medium.name)}" style="display:block;max-width:100%" src="{source}">'
+def _picture(medium: Medium, webp: bytes | None, style: str = "max-width:100%") -> str:
+    return "" if webp is None else picture(webp, medium.name, style)
