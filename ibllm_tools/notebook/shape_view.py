@@ -71,4 +71,5 @@ def _in_steps(corners: NDArray[np.float64], geometry: Geometry) -> NDArray[np.ui
     """Points (N, 3) on a grid of 65,536 steps along the longest side, around its middle."""
     low, high = geometry.vertices.min(axis=0), geometry.vertices.max(axis=0)
     placed = (corners - (low + high) / 2) / (high - low).max()
-    return np.rint((placed + 0.5) * STEPS).clip(0, STEPS).astype("<u2")
+    steps: NDArray[np.uint16] = np.rint((placed + 0.5) * STEPS).clip(0, STEPS).astype("<u2")
+    return steps
