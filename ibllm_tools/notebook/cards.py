@@ -46,6 +46,11 @@ def frame(content: str) -> str:
     return f'<div style="{EDGE};padding:8px 10px;margin:4px 0;max-width:424px;flex:1 1 280px">{content}</div>'
 
 
+def block(content: str) -> str:
+    """One element around content that is HTML, so that it stays together beside others."""
+    return f'<div style="flex:1 1 280px">{content}</div>'
+
+
 def side_by_side(cards: str) -> str:
     """Cards in rows, as many as there is room for."""
     return f'<div style="display:flex;flex-wrap:wrap;gap:0 8px;align-items:flex-start">{cards}</div>'
