@@ -28,7 +28,7 @@ def main() -> None:
             "by words: a ringing bell": retriever.invoke("a ringing bell"),
             "by a sound: dog.wav": retriever.invoke(MEDIA / "dog.wav"),
             "by a sound, among pictures: bell.wav": retriever.invoke(MEDIA / "bell.wav", modality="image"),
-            "by a mix: car.png, but flying": retriever.invoke([MEDIA / "car.png", "flying"], query_weights=[0.5, 1]),
+            "by a mix: a duck, and bell.wav": retriever.invoke(["a duck", MEDIA / "bell.wav"], query_weights=[1, 0.7]),
             "by the words of texts and captions": retriever.invoke("cast in 1712", ranking="words"),
         }
         for title, documents in asked.items():
@@ -38,7 +38,7 @@ def main() -> None:
                 print(f"  {said['score']:.2f}  {said['modality']:6} {said['citation']:26} {document.page_content}")
 
         print("not all the same, as a vector store")
-        diverse = store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "lambda_mult": 0.3})
+        diverse = store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "lambda_mult": 0.9})
         for document in diverse.invoke("a ringing bell"):
             print(f"  {document.metadata.get('citation', document.id):34} {document.page_content}")
 

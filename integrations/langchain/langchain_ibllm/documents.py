@@ -49,8 +49,8 @@ def document_id(entry: Entry) -> str:
 
 
 def user_metadata(entry: Entry) -> dict[str, Any]:
-    """What the user said of an entry, under the user's keys."""
-    return {key.removeprefix(PREFIX): value for key, value in entry.metadata.items()}
+    """What the user said of an entry, under the user's keys; in alphabetical order, for Chroma keeps none."""
+    return dict(sorted((key.removeprefix(PREFIX), value) for key, value in entry.metadata.items()))
 
 
 def stored_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from ibllm_tools.store.segments import Segment, SegmentSettings, segments
 
 Vectors = list[list[float]]
 
+_LOADING = Lock()
+
 
 class ImageBindEmbeddings(BaseModel, Embeddings):
     """Unit vectors of texts and, with :meth:`embed_media`, of images, sounds, videos, 3D models and depth maps.
@@ -46,7 +48,6 @@ class ImageBindEmbeddings(BaseModel, Embeddings):
     chunk_chars: int = Field(default=240, ge=20, description="The most characters of a text that are read at once.")
 
     _loaded: Any = PrivateAttr(default=None)
-    _lock: Any = PrivateAttr(default_factory=Lock)
 
     def embed_documents(self, texts: list[str]) -> Vectors:
         """Unit vectors (B, E) of texts.
@@ -95,7 +96,7 @@ class ImageBindEmbeddings(BaseModel, Embeddings):
             return self.embedder
         if self.assistant is not None:
             return self.assistant.embedder
-        with self._lock:
+        with _LOADING:
             if self._loaded is None:
                 from ibllm_tools.assistant.embedding import JointEmbedder
 

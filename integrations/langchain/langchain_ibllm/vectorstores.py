@@ -136,7 +136,7 @@ class ImageBindVectorStore(VectorStore):
             raise InvalidRequestError(
                 f"{len(given)} texts, {len(said)} metadatas and {len(names)} ids, expected one of each for every text"
             )
-        stored = {NAMED_TEXT + name: stored_metadata(metadata) for name, metadata in zip(names, said, strict=True)}
+        stored = {f"{NAMED_TEXT}{name}": stored_metadata(metadata) for name, metadata in zip(names, said, strict=True)}
         self.library.add(
             texts=dict(zip(names, given, strict=True)),
             metadata=stored.__getitem__,

@@ -1,9 +1,8 @@
 """ImageBindEmbeddings: texts and media in one space, opened with care, beside a running event loop."""
 
 import json
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from event_loop import ticks_during
 
-from ibllm_tools import Access, Assistant, Attachment, AttachmentStore
+from ibllm_tools import Access, Assistant, Attachment, AttachmentStore, JointEmbedder
 from ibllm_tools.errors import AttachmentAccessError, InvalidRequestError, LimitExceededError, ModelNotFoundError
 from ibllm_tools.media.limits import Limits
 from langchain_ibllm import ImageBindEmbeddings
@@ -136,11 +135,18 @@ async def test_the_event_loop_goes_on_meanwhile(assistant: Assistant, media: Pat
     assert await ticks_during(embeddings.aembed_media([media / "bell.wav"])) > 5
 
 
-def test_importing_the_package_loads_neither_torch_nor_chroma_nor_langchain() -> None:
-    code = (
-        "import sys, langchain_ibllm; print([name for name in ('torch', 'transformers', 'chromadb', 'langchain_core') "
-        "if name in sys.modules]); from langchain_ibllm import *; "
-        "print([name for name in ('torch', 'transformers', 'chromadb') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("[]\n[]\n", "")
+def test_loads_the_encoder_once_for_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = JointEmbedder.load
+
+    def counted(model: Any, **options: Any) -> JointEmbedder:
+        loaded.append(model)
+        return load(model, **options)
+
+    monkeypatch.setattr(JointEmbedder, "load", counted)
+    embeddings = ImageBindEmbeddings()
+    assert loaded == []
+    with ThreadPoolExecutor(4) as threads:
+        rows = list(threads.map(embeddings.embed_query, ["a bell"] * 4))
+    assert loaded == ["mini"]
+    assert all(row == rows[0] for row in rows)
