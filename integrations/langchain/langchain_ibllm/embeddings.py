@@ -1,6 +1,7 @@
 """Texts and media as vectors of one joint space, for LangChain's stores and splitters."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ibllm_tools.assistant.access import Access
-from ibllm_tools.attachments import Attachment
+from ibllm_tools.attachments import Attachment, AttachmentStore
 from ibllm_tools.errors import IbllmError, InvalidRequestError
+from ibllm_tools.media.limits import Limits
 from ibllm_tools.store.segments import Segment, SegmentSettings, segments
 
 Vectors = list[list[float]]
@@ -40,11 +42,21 @@ class ImageBindEmbeddings(BaseModel, Embeddings):
     model: str | Path = Field(default="mini", description="``mini``, a model's folder, or a hub id.")
     device: str | None = Field(default=None, description="``cpu``, ``cuda``, ...; by default CUDA where there is one.")
     dtype: str | None = Field(default=None, description="Of the weights; by default as stored.")
-    access: Access | None = Field(
-        default=None, description="What embed_media may open; by default what the assistant may, or anything."
+    assistant: Any = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="An Assistant whose encoder is used. What may be opened is as it says, where nothing is said here.",
     )
-    assistant: Any = Field(default=None, exclude=True, repr=False, description="An Assistant whose encoder is used.")
     embedder: Any = Field(default=None, exclude=True, repr=False, description="An encoder that is there already.")
+    roots: str | Path | list[str | Path] | None = Field(
+        default=None, description="Folder or folders that the files of embed_media must lie in; anywhere by default."
+    )
+    attachments: AttachmentStore | str | Path | None = Field(
+        default=None, description="The AttachmentStore, or its folder, in which att:// handles are looked up."
+    )
+    allow_fetch: bool | None = Field(default=None, description="Whether http(s) URLs are fetched; not by default.")
+    limits: Limits | None = Field(default=None, description="The most that a text or an attachment may hold.")
     chunk_chars: int = Field(default=240, ge=20, description="The most characters of a text that are read at once.")
 
     _loaded: Any = PrivateAttr(default=None)
@@ -77,7 +89,8 @@ class ImageBindEmbeddings(BaseModel, Embeddings):
         """
         if isinstance(sources, str | bytes | Path | Attachment | np.ndarray):
             raise InvalidRequestError(f"sources of type {type(sources).__name__}, expected a list of them")
-        return self._embedded([self._access.open(source) for source in sources])
+        access = self._access
+        return self._embedded([access.open(source) for source in sources])
 
     async def aembed_media(self, sources: Iterable[Any]) -> Vectors:
         """:meth:`embed_media` in a thread of its own."""
@@ -85,9 +98,15 @@ class ImageBindEmbeddings(BaseModel, Embeddings):
 
     @property
     def _access(self) -> Access:
-        if self.access is not None:
-            return self.access
-        return Access() if self.assistant is None else self.assistant.access
+        store = self.attachments
+        said = {
+            "roots": self.roots,
+            "store": AttachmentStore(store) if isinstance(store, str | Path) else store,
+            "allow_fetch": self.allow_fetch,
+            "limits": self.limits,
+        }
+        whole: Access = Access() if self.assistant is None else self.assistant.access
+        return replace(whole, **{name: value for name, value in said.items() if value is not None})
 
     @property
     def encoder(self) -> Any:

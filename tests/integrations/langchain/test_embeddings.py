@@ -53,7 +53,7 @@ def test_media_of_all_kinds_come_back_in_their_order(
     note.write_text("a ringing bell")
     store = AttachmentStore(tmp_path / "store")
     handle = store.put(media / "bell.png")
-    seeing = embeddings.model_copy(update={"access": Access(store=store)})
+    seeing = embeddings.model_copy(update={"attachments": store.folder})
     pixels = Attachment(np.zeros((8, 8, 3), np.uint8), modality="image")
     rows = seeing.embed_media([str(note), media / "bell.wav", handle, (media / "duck.glb").read_bytes(), pixels])
     expected = [
@@ -79,18 +79,28 @@ def test_a_text_is_a_text_and_never_a_path(embeddings: ImageBindEmbeddings, medi
 
 class TestRefused:
     def test_files_outside_the_roots(self, assistant: Assistant, media: Path, tmp_path: Path) -> None:
-        embeddings = ImageBindEmbeddings(assistant=assistant, access=Access(roots=tmp_path))
+        embeddings = ImageBindEmbeddings(assistant=assistant, roots=tmp_path)
         (tmp_path / "link.wav").symlink_to(media / "bell.wav")
         for path in (media / "bell.wav", tmp_path / ".." / "bell.wav", tmp_path / "link.wav", "/etc/passwd"):
             with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
                 embeddings.embed_media([path])
+
+    def test_files_that_the_assistant_may_not_open(self, assistant: Assistant, media: Path, tmp_path: Path) -> None:
+        bound = Assistant(assistant.model, assistant.processor, access=Access(roots=tmp_path))
+        for embeddings in (
+            ImageBindEmbeddings(assistant=bound),
+            ImageBindEmbeddings(assistant=bound, attachments=tmp_path),
+        ):
+            with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
+                embeddings.embed_media([media / "bell.wav"])
+        assert len(ImageBindEmbeddings(assistant=bound, roots=[media]).embed_media([media / "bell.wav"])) == 1
 
     def test_urls(self, embeddings: ImageBindEmbeddings) -> None:
         with pytest.raises(AttachmentAccessError, match="fetching URLs is switched off"):
             embeddings.embed_media(["http://127.0.0.1:1/bell.wav"])
 
     def test_what_exceeds_the_limits(self, assistant: Assistant, media: Path) -> None:
-        embeddings = ImageBindEmbeddings(assistant=assistant, access=Access(limits=Limits(max_bytes=100)))
+        embeddings = ImageBindEmbeddings(assistant=assistant, limits=Limits(max_bytes=100))
         with pytest.raises(LimitExceededError):
             embeddings.embed_media([media / "bell.wav"])
         with pytest.raises(LimitExceededError):
