@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ibllm_tools.attachments import Attachment, AttachmentStore, Roots
 from ibllm_tools.errors import AttachmentError, AttachmentNotFoundError, InvalidRequestError, StoreError, one_line
 from ibllm_tools.library.catalogue import MODALITIES, Catalogue, modality_of
-from ibllm_tools.library.entry import Entry
+from ibllm_tools.library.entry import Entry, is_path
 from ibllm_tools.media.limits import Limits
 from ibllm_tools.media.sniff import Modality
 from ibllm_tools.store.embedder import Embedder
@@ -101,7 +101,8 @@ class QueryEncoder:
         if self._attachments is not None and handle in self._attachments:
             yield handle
         for record in self._catalogue.with_content(handle.removeprefix("att://")):
-            yield Path(record.source)
+            if is_path(record.source):
+                yield Path(record.source)
 
 
 def as_queries(query: Query | Sequence[Query]) -> list[Query]:

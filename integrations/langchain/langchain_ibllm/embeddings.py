@@ -99,7 +99,7 @@ class ImageBindEmbeddings(BaseModel, Embeddings):
     @property
     def _access(self) -> Access:
         store = self.attachments
-        said = {
+        said: dict[str, Any] = {
             "roots": self.roots,
             "store": AttachmentStore(store) if isinstance(store, str | Path) else store,
             "allow_fetch": self.allow_fetch,
