@@ -6,9 +6,11 @@ is closed, and of two ways to the same place in the text, from which the same to
 """
 
 import heapq
+import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,18 @@ IN_FREE_TEXT = b" -./:@_0aA"
 """First bytes that stand for all the others there."""
 SHORT = 4
 """Bytes of a number or key that tells places apart by itself; longer ones do so by their length."""
+
+
+class Landmarks(NamedTuple):
+    """What of a schema tells places in a text apart from which the same tokens may follow.
+
+    Attributes:
+        names: of properties; which of them a value belongs to is not seen in what may follow.
+        marks: bytes that patterns speak of: whether ``a@b`` or ``a@b.`` was written is not seen there either.
+    """
+
+    names: frozenset[str] = frozenset()
+    marks: bytes = b""
 
 
 class Vocabulary:
@@ -57,7 +71,7 @@ class Vocabulary:
         tokens = np.flatnonzero(allowed)
         tokens = tokens[self._length[tokens] > 0]
         for closers in (b'"',) if quoted else (b"}]", b","):
-            closing = tokens[np.isin(self._first[tokens], list(closers))]
+            closing = tokens[_among(closers)[self._first[tokens]]]
             if len(closing):
                 tokens = closing
                 break
@@ -65,7 +79,7 @@ class Vocabulary:
         kinds, shortest = np.unique(self._first[tokens], return_index=True)
         longest = len(tokens) - 1 - np.unique(self._first[tokens][::-1], return_index=True)[1]
         if len(kinds) > FEW_KINDS:
-            shortest, longest = shortest[np.isin(kinds, list(IN_FREE_TEXT + marks))], np.array([len(tokens) - 1])
+            shortest, longest = shortest[_among(IN_FREE_TEXT + marks)[kinds]], np.array([len(tokens) - 1])
         return [int(tokens[place]) for place in dict.fromkeys([*shortest.tolist(), *longest.tolist()])]
 
 
@@ -74,8 +88,8 @@ def shortest_completion(
     position: JsonPosition,
     vocabulary: Vocabulary,
     limit: int,
+    landmarks: Landmarks,
     steps: int = MOST_STEPS,
-    marks: bytes = b"",
 ) -> list[int] | None:
     """The fewest tokens that complete a JSON text, or None where the search finds no more than ``limit`` that do.
 
@@ -84,24 +98,24 @@ def shortest_completion(
         position: the place after that text.
         vocabulary: of the matcher's tokenizer.
         limit: tokens at most.
+        landmarks: of the schema.
         steps: tokens that are looked at, at most.
-        marks: bytes that tell places in a text apart from which the same tokens may follow: whether ``@`` has been
-            written already is not seen in what may follow ``a@b``, where a full stop must still come.
     """
-    order, seen = count(), set()
+    order, looked_at, seen = count(), 0, set()
     queue: list[tuple[int, int, tuple[int, ...], LLMatcher, JsonPosition]] = []
     heapq.heappush(queue, (0, next(order), (), matcher, position))
     while queue:
         cost, _, way, here, place = heapq.heappop(queue)
         if here.is_accepting():
             return list(way)
-        for tokens in _steps(here, place, vocabulary, marks):
-            if cost + len(tokens) > limit or next(order) > steps:
-                continue
+        if looked_at > steps:
+            continue
+        for tokens in _steps(here, place, vocabulary, landmarks.marks):
+            looked_at += 1
             there, then = here.deep_copy(), place.after(vocabulary.text(tokens))
-            if then.repeated or not there.consume_tokens(list(tokens)):
+            if cost + len(tokens) > limit or then.repeated or not there.consume_tokens(list(tokens)):
                 continue
-            kind = (*_kind(then, marks), there.compute_bitmask(), there.compute_ff_bytes())
+            kind = (*_kind(then, landmarks), there.compute_bitmask(), there.compute_ff_bytes())
             if kind not in seen:
                 seen.add(kind)
                 heapq.heappush(queue, (cost + len(tokens), next(order), (*way, *tokens), there, then))
@@ -120,9 +134,23 @@ def _steps(
     yield from ([token] for token in vocabulary.representatives(allowed, position.quoted, marks))
 
 
-def _kind(position: JsonPosition, marks: bytes) -> tuple[object, ...]:
+def _kind(position: JsonPosition, landmarks: Landmarks) -> tuple[object, ...]:
     """What tells a place from others, as far as the text shows it."""
     scalar = position.scalar
-    marked = bytes(byte for byte in scalar if byte in marks)[:MOST_MARKS]
+    levels = tuple((level.is_object, level.items, _named(level.key, landmarks.names)) for level in position.levels)
+    marked = bytes(byte for byte in scalar if byte in landmarks.marks)[:MOST_MARKS]
     by_itself = len(scalar) <= SHORT and (position.in_key or not position.quoted)
-    return position.levels, position.quoted, scalar if by_itself else len(scalar), marked
+    return levels, position.quoted, scalar if by_itself else len(scalar), marked
+
+
+def _named(key: bytes, names: frozenset[str]) -> bytes | None:
+    """A key that the schema names; of all others it says the same."""
+    return key if key and json.loads(key) in names else None
+
+
+@lru_cache
+def _among(chosen: bytes) -> NDArray[np.bool_]:
+    """Whether each of the 256 bytes is one of those."""
+    table = np.zeros(256, dtype=np.bool_)
+    table[list(chosen)] = True
+    return table

@@ -23,9 +23,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ibllm_tools.assistant.completion import MOST_STEPS, Vocabulary, shortest_completion
+from ibllm_tools.assistant.completion import MOST_STEPS, Landmarks, Vocabulary, shortest_completion
 from ibllm_tools.assistant.json_position import JsonPosition
-from ibllm_tools.assistant.schemas import Schema, as_json_schema, closed, marks
+from ibllm_tools.assistant.schemas import Schema, as_json_schema, closed, pattern_bytes, property_names
 from ibllm_tools.errors import IncompatibleModelError, InvalidRequestError, MissingExtraError, one_line
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class SchemaCompiler:
             raise InvalidRequestError(
                 f"schema {one_line(text, 60)} cannot be followed: {one_line(matcher.get_error())}"
             )
-        return AnswerGrammar(matcher, vocabulary, longest, marks(whole))
+        landmarks = Landmarks(property_names(whole), pattern_bytes(whole))
+        return AnswerGrammar(matcher, vocabulary, longest, landmarks)
 
     def _opened(self) -> Vocabulary:
         with self._lock:
@@ -100,7 +101,7 @@ class AnswerGrammar:
         matcher: at the beginning.
         vocabulary: of the language model.
         longest: tokens of an answer at most.
-        marks: bytes that tell places apart in texts with a pattern.
+        landmarks: of the schema.
 
     Attributes:
         shortest: the shortest answer that was found.
@@ -109,11 +110,12 @@ class AnswerGrammar:
         InvalidRequestError: no answer is that short.
     """
 
-    def __init__(self, matcher: "LLMatcher", vocabulary: Vocabulary, longest: int, marks: bytes = b"") -> None:
-        self.matcher, self.vocabulary, self._marks = matcher, vocabulary, b""
-        way = self.way_on(matcher, JsonPosition(), longest, FEW_STEPS if marks else MOST_STEPS)
-        if way is None and marks:  # they make the search longer, and few patterns need them
-            self._marks = marks
+    def __init__(self, matcher: "LLMatcher", vocabulary: Vocabulary, longest: int, landmarks: Landmarks) -> None:
+        self.matcher, self.vocabulary = matcher, vocabulary
+        self._landmarks = landmarks._replace(marks=b"")
+        way = self.way_on(matcher, JsonPosition(), longest, FEW_STEPS if landmarks.marks else MOST_STEPS)
+        if way is None and landmarks.marks:  # they make the search longer, and few patterns need them
+            self._landmarks = landmarks
             way = self.way_on(matcher, JsonPosition(), longest)
         if not way:
             raise InvalidRequestError(
@@ -126,7 +128,7 @@ class AnswerGrammar:
         self, matcher: "LLMatcher", position: JsonPosition, limit: int, steps: int = MOST_STEPS
     ) -> list[int] | None:
         """The shortest way from a place to the end of an answer; see `shortest_completion`."""
-        return shortest_completion(matcher, position, self.vocabulary, limit, steps=steps, marks=self._marks)
+        return shortest_completion(matcher, position, self.vocabulary, limit, self._landmarks, steps)
 
 
 class SchemaProcessor(LogitsProcessor):

@@ -1,7 +1,7 @@
 """JSON schemas as callers give them, and what is written of what they allow."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -52,10 +52,19 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def marks(schema: dict[str, Any]) -> bytes:
+def property_names(schema: dict[str, Any]) -> frozenset[str]:
+    """The names of all properties that a schema speaks of."""
+    return frozenset(name for part in _parts(schema) for name in _names(part.get("properties")))
+
+
+def pattern_bytes(schema: dict[str, Any]) -> bytes:
     """The bytes that the patterns of a schema speak of."""
     patterns = [part["pattern"] for part in _parts(schema) if isinstance(part.get("pattern"), str)]
     return bytes(sorted(set("".join(patterns).encode()) - set(b"^$*+?()[]{}|\\")))
+
+
+def _names(properties: object) -> Iterable[str]:
+    return properties if isinstance(properties, dict) else ()
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
