@@ -269,6 +269,9 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase, width: int, ends: Sequence[i
         raise IncompatibleModelError(
             f"tokenizer {type(tokenizer).__name__}: structured answers need a fast one, of the tokenizers library"
         )
+    if not ends and tokenizer.eos_token_id is None:
+        raise IncompatibleModelError("the model has no token that ends an answer: structured answers need one")
+    ends = ends or [tokenizer.eos_token_id]
     return Vocabulary(from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends)), ends)
 
 

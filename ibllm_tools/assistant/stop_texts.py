@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StoppingCriteria
+from transformers import StoppingCriteria
 
 from ibllm_tools.errors import InvalidRequestError, one_line
+from ibllm_tools.imagebind_llm.processing_imagebind_llm import ImageBindLlmProcessor
 
 
 class StopTexts:
@@ -49,7 +50,7 @@ class StopAtTexts(StoppingCriteria):
 
     Args:
         stops: the texts.
-        tokenizer: the language model's.
+        processor: the model's, which decodes.
         read: tokens of the prompt, which do not count, L.
         rows: B.
 
@@ -57,8 +58,8 @@ class StopAtTexts(StoppingCriteria):
         lengths: tokens that each row had when it stopped, (B,); None for those that have not.
     """
 
-    def __init__(self, stops: StopTexts, tokenizer: PreTrainedTokenizerBase, read: int, rows: int) -> None:
-        self._stops, self._tokenizer, self._read = stops, tokenizer, read
+    def __init__(self, stops: StopTexts, processor: ImageBindLlmProcessor, read: int, rows: int) -> None:
+        self._stops, self._processor, self._read = stops, processor, read
         # the first characters of a part may be halves, and the first token may lose its space
         self._window = stops.longest + 8
         self.lengths: list[int | None] = [None] * rows
@@ -71,7 +72,7 @@ class StopAtTexts(StoppingCriteria):
         return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
 
     def _stops_in(self, ids: list[int]) -> bool:
-        text = str(self._tokenizer.decode(ids[-self._window :], skip_special_tokens=True))
+        text = self._processor.decode(ids[-self._window :], strip=False)
         if len(ids) <= self._window:
             text = text.lstrip()  # as answers are
         return self._stops.cut(text) != text

@@ -33,7 +33,9 @@ class AnswerStream(Iterator[str]):
         write: Callable[[Live], Answer],
         stops: StopTexts,
     ) -> None:
-        self._pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._pieces = TextIteratorStreamer(
+            tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         self._write, self._stops = write, stops
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="ibllm-answer", daemon=True)

@@ -85,7 +85,7 @@ def write(
         config.num_beams = 1  # rows are followed one by one
         schema = SchemaProcessor(writing.grammar, rows, config.max_new_tokens, config)
         criteria.append(SchemaEnd(schema))
-    stopped = StopAtTexts(writing.stops, processor.tokenizer, read, rows)
+    stopped = StopAtTexts(writing.stops, processor, read, rows)
     if writing.stops.texts:
         criteria.append(stopped)
     ids = model.generate(
@@ -112,7 +112,7 @@ def _written(
     length = len(ids) if last is None else last + 1
     if stopped is not None:
         length = min(length, stopped)
-    raw = str(processor.tokenizer.decode(ids[:length], skip_special_tokens=True)).lstrip()
+    raw = processor.decode(ids[:length], strip=False).lstrip()
     text = stops.cut(raw)
     ended = last is not None or text != raw
     return Written(text.rstrip(), length, "stop" if ended else "length")

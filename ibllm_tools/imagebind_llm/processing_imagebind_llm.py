@@ -99,11 +99,11 @@ class ImageBindLlmProcessor:
         mask = [[0] * (length - len(sequence)) + [1] * len(sequence) for sequence in sequences]
         return BatchEncoding({"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)})  # (B, L)
 
-    def decode(self, ids: Tensor | list[int]) -> str:
-        """Generated ids (L,) as text, without special tokens and without space around it."""
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+    def decode(self, ids: Tensor | list[int], *, strip: bool = True) -> str:
+        """Generated ids (L,) as text, without special tokens and, stripped, without space around it."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
-        return text.strip()
+        return text.strip() if strip else text
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write the tokenizer, the templates and, in a folder of its own, the attachments' processor."""
