@@ -1,12 +1,16 @@
 """Fixtures that several test files share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import pytest
 from sample_files import png
+
+if TYPE_CHECKING:
+    from ibllm_tools import Assistant
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -18,6 +22,15 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip(f"golden fixtures not found at {folder}; set IBLLM_REFERENCE to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def assistant() -> "Iterator[Assistant]":
+    """The embedded model."""
+    from ibllm_tools import Assistant
+
+    with Assistant.load(device="cpu") as loaded:
+        yield loaded
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Answers that end before a text, and why answers end."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,6 @@ from ibllm_tools.errors import IbllmError, InvalidRequestError
 
 BELL = Path(__file__).parents[1] / "examples" / "media" / "bell.wav"
 QUESTION = "What is making this sound?"
-
-
-@pytest.fixture(scope="session")
-def assistant() -> Iterator[Assistant]:
-    with Assistant.load(device="cpu") as loaded:
-        yield loaded
 
 
 def test_the_whole_answer_is_the_one_that_the_others_are_cut_from(assistant: Assistant) -> None:

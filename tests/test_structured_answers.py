@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,12 +105,6 @@ SCHEMAS: dict[str, Schema] = {
 
 
 @pytest.fixture(scope="session")
-def assistant() -> Iterator[Assistant]:
-    with Assistant.load(device="cpu") as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="session")
 def compiler(assistant: Assistant) -> SchemaCompiler:
     """As the assistant has it: of a vocabulary of 768 tokens, most of them bytes and pieces of words."""
     return SchemaCompiler(assistant.processor.tokenizer, 768, [2])
@@ -155,18 +148,18 @@ def test_a_rambling_model_writes_a_whole_answer_in_as_few_tokens_as_there_are(
 ) -> None:
     torch.manual_seed(0)
     fewest = len(compiler.compile(SCHEMAS[name], CONTEXT).shortest)
-    for budget in (fewest, fewest + 2, fewest + 7, 80):
+    for budget in (fewest, fewest + 5, 60):
         require_valid(rambled(compiler, SCHEMAS[name], max(budget, fewest)), SCHEMAS[name])
 
 
-@pytest.mark.parametrize("name", ["model", "recursive", "nested", "unicode", "any object"])
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 5.0}, {"temperature": 1, "top_p": 0.5}])
+@pytest.mark.parametrize("name", ["model", "recursive", "any object"])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 3, "top_p": 0.9}])
 def test_the_answer_parses_and_validates(assistant: Assistant, name: str, sampling: Any) -> None:
     torch.manual_seed(1)
-    answer = assistant.ask("What is making this sound?", BELL, schema=SCHEMAS[name], max_new_tokens=60, **sampling)
+    answer = assistant.ask("What is making this sound?", BELL, schema=SCHEMAS[name], max_new_tokens=50, **sampling)
     require_valid(answer.text, SCHEMAS[name])
     assert answer.finish_reason == "stop"
-    assert answer.usage.completion_tokens <= 60
+    assert answer.usage.completion_tokens <= 50
 
 
 def test_the_shortest_answer_takes_the_shortest_of_several_ways(compiler: SchemaCompiler) -> None:
