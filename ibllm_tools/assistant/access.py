@@ -77,7 +77,7 @@ class Access:
             start=None if seconds is None else 0.0,
             end=seconds,
             weight=weight,
-        ).with_origin(Origin.of(attachment, limits=self.limits))
+        ).traced_to(Origin.of(attachment, limits=self.limits))
 
     def _seconds(self, attachment: Attachment) -> float | None:
         if attachment.modality == "audio":

@@ -101,7 +101,7 @@ def cited(entry: Entry, caption: str | None = None) -> Evidence:
         weight=0.0,
         caption=None if said is None else " ".join(said.split()),
         score=entry.score if isinstance(entry, Hit) else None,
-    ).with_origin(entry.origin)
+    ).traced_to(entry.origin)
 
 
 def _context(given: str | None, evidence: Sequence[Evidence]) -> str:

@@ -19,8 +19,7 @@ class Traceable(BaseModel):
         """How to open again what it is about."""
         return self._origin
 
-    def with_origin(self, origin: Origin) -> Self:
-        """It with another origin."""
-        copy = self.model_copy()
-        copy._origin = origin
-        return copy
+    def traced_to(self, origin: Origin) -> Self:
+        """It itself, which knows its origin from now on."""
+        self._origin = origin
+        return self

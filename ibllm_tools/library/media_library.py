@@ -621,7 +621,7 @@ class MediaLibrary:
     def _seen(self, entries: Sequence[EntryT]) -> builtins.list[EntryT]:
         """Entries that a notebook can show."""
         files = self._files
-        return [entry.with_origin(files.origin(entry)) for entry in entries]
+        return [entry.traced_to(files.origin(entry)) for entry in entries]
 
     def _known(self, sha256: str, entries: Sequence[tuple[str, Modality]]) -> set[str]:
         present = set(self.catalogue.modalities())
