@@ -1,13 +1,12 @@
 """The notebooks in examples/ run from their first cell to their last, and show what they promise."""
 
-import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from ipykernel.kernelspec import write_kernel_spec
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -61,10 +60,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Not
     The kernel ``python3`` is this interpreter, and nothing is written into anyone's home.
     """
     home = tmp_path_factory.mktemp("jupyter")
-    kernel = home / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+    write_kernel_spec(home / "kernels" / "python3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(home))
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
