@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "add files to a media library",
     "search": "find files in a media library by text, by files or by both",
     "library": "look into a media library, check it, move it, tidy it up",
+    "mcp": "serve the tools to agents over the Model Context Protocol",
     "embed": "write the joint embeddings of files to a .npy file",
     "cache": "build a visual cache from images or features, or look at one",
     "convert": "turn official weights into folders that --model takes",

@@ -13,10 +13,11 @@ behind is completed, not repeated, by the next one.
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Self, get_args
+from typing import Any, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ SOURCES_INDEX = HnswSettings(ef_construction=10, ef_search=10, max_neighbors=4)
 """Sources are looked up and never searched; Chroma wants a vector of each all the same."""
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
+ENTRY_ID = re.compile(rf"[0-9a-f]{{64}}-[0-9a-f]{{12}}-({'|'.join(MODALITIES)})-[0-9]+")
 PAGE = 1000
 KEY_DIGITS = 12
 
@@ -239,8 +241,8 @@ def entry_id(sha256: str, key: str, modality: Modality, index: int) -> str:
 
 def modality_of(id_: str) -> Modality | None:
     """The modality in an entry's id; ``None`` if it is no such id."""
-    parts = id_.split("-")
-    return parts[2] if len(parts) == 4 and parts[2] in MODALITIES else None
+    match = ENTRY_ID.fullmatch(id_)
+    return cast("Modality", match[1]) if match else None
 
 
 def content_of(id_: str) -> str:

@@ -1,17 +1,17 @@
 """The tools themselves, over one assistant and one library."""
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ibllm_tools.assistant.access import Access
 from ibllm_tools.assistant.answer import Answer, Impression
 from ibllm_tools.assistant.assistant import Assistant
 from ibllm_tools.assistant.grounding import cited, require_same_encoder
 from ibllm_tools.attachments import SCHEME, Attachment, allowed_path
 from ibllm_tools.errors import InvalidRequestError
-from ibllm_tools.library import IndexReport, MediaLibrary
-from ibllm_tools.library.catalogue import SourceRecord, modality_of
+from ibllm_tools.library import Entry, IndexReport, MediaLibrary
+from ibllm_tools.library.catalogue import SourceRecord, entries_of, modality_of
 from ibllm_tools.library.progress import Progress
 from ibllm_tools.library.querying import Query, modalities
 from ibllm_tools.media.sniff import Modality
@@ -21,8 +21,8 @@ from ibllm_tools.toolbox.results import MediaListing, SearchResult
 class Toolbox:
     """What an agent may do with media. It may be used from several threads at once.
 
-    Whatever an agent names is opened by the rules of ``assistant.access``, and by those of the library where it is
-    something that was indexed. An attachment may be named by
+    Whatever an agent names is opened by the rules of the access, and by those of the library where it is something that
+    was indexed. An attachment may be named by
 
     - an ``att://`` handle, of the access's store or of something in the library;
     - the id of an entry or a hit of the library, which stands for that segment alone;
@@ -30,17 +30,21 @@ class Toolbox:
     - a URL or data URI, by the rules of the access; or be anything else that `Attachment` takes.
 
     Args:
-        assistant: answers, and says what may be opened.
+        assistant: answers.
         library: what is searched, listed and added to, filled with the assistant's encoder.
+        access: what may be opened; by default what the assistant may.
 
     Raises:
         EncoderMismatchError: the library was filled with another encoder.
     """
 
-    def __init__(self, assistant: Assistant, library: MediaLibrary | None = None) -> None:
+    def __init__(
+        self, assistant: Assistant, library: MediaLibrary | None = None, *, access: Access | None = None
+    ) -> None:
         if library is not None:
             require_same_encoder(library, assistant.embedder.fingerprint)
         self.assistant, self.library = assistant, library
+        self.access = assistant.access if access is None else access
 
     def ask_attachment(
         self,
@@ -141,7 +145,7 @@ class Toolbox:
             title=title,
             tags=tags,
             caption=caption,
-            roots=self.assistant.access.roots,
+            roots=self.access.roots,
             progress=progress,
         )
 
@@ -157,8 +161,12 @@ class Toolbox:
         kinds = modalities(modality)
         records = [record for record in library.sources() if record.modality in kinds]
         end = offset + limit
-        entries = (library.get(_first_id(record)) for record in islice(records, offset, end))
-        return MediaListing(entries=tuple(entries), total=len(records), next_offset=end if end < len(records) else None)
+        entries = [_first_entry(library, record) for record in records[offset:end]]
+        return MediaListing(
+            entries=tuple(entry for entry in entries if entry is not None),
+            total=len(records),
+            next_offset=end if end < len(records) else None,
+        )
 
     def opened(self, reference: Any) -> Attachment | Impression:
         """What a reference names, opened and checked; a segment of the library is one that has been seen already.
@@ -171,24 +179,24 @@ class Toolbox:
             if self.library is not None and modality_of(reference) is not None:
                 entry = self.library.get(reference)
                 return Impression(self.library.embed_query(entry), cited(entry))
-            if reference.startswith("att://"):
+            if _is_handle(reference):
                 return self._by_handle(reference)
             if SCHEME.match(reference) is None:
-                return self.assistant.access.open(self._path(reference))
-        return self.assistant.access.open(reference)
+                return self.access.open(self._path(reference))
+        return self.access.open(reference)
 
     def _by_handle(self, handle: str) -> Attachment:
-        store, library = self.assistant.access.store, self.library
+        store, library = self.access.store, self.library
         if library is None or (store is not None and handle in store):
-            return self.assistant.access.open(handle)
+            return self.access.open(handle)
         return library.attachment(handle)
 
     def _path(self, path: str) -> Path:
         """A relative path is one below the roots: the first that has it, or the first of all."""
-        roots = self.assistant.access.roots
+        roots = self.access.roots
         folders = [roots] if isinstance(roots, str | Path) else roots or ()
         below = [Path(folder) / path for folder in folders]
-        return next((place for place in below if place.exists()), below[0] if below else Path(path))
+        return next((place for place in below if _exists(place)), below[0] if below else Path(path))
 
     def _query(self, reference: Any) -> Query:
         opened = self.opened(reference)
@@ -199,9 +207,9 @@ class Toolbox:
         if isinstance(source, str) and SCHEME.match(source) is None:
             source = self._path(source)
         if isinstance(source, Path):
-            allowed_path(source, self.assistant.access.roots)
+            allowed_path(source, self.access.roots)
             return source
-        return self.assistant.access.open(source)
+        return self._by_handle(source) if _is_handle(source) else self.access.open(source)
 
     def _required_library(self) -> MediaLibrary:
         if self.library is None:
@@ -209,6 +217,22 @@ class Toolbox:
         return self.library
 
 
-def _first_id(record: SourceRecord) -> str:
-    ids = record.ids()
-    return next(iter(ids.get(record.modality) or next(iter(ids.values()))))
+def _is_handle(reference: Any) -> bool:
+    return isinstance(reference, str) and reference.startswith("att://")
+
+
+def _first_entry(library: MediaLibrary, record: SourceRecord) -> Entry | None:
+    """None where a source has no entry: it is removed just now, or none of its segments could be encoded."""
+    by_modality = record.ids()
+    for modality in sorted(by_modality, key=lambda kind: kind != record.modality):
+        found = library.catalogue.entries(modality).get(by_modality[modality], include=["metadatas", "documents"])
+        if found.ids:
+            return min(entries_of(found), key=lambda entry: entry.index).of_source(record.source)
+    return None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return False

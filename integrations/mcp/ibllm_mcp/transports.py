@@ -1,0 +1,70 @@
+"""How clients reach a server: over the standard streams of its process, or over HTTP."""
+
+from collections.abc import Sequence
+
+import anyio
+import uvicorn
+from mcp.server.transport_security import TransportSecuritySettings
+
+from ibllm_mcp.server import MediaServer
+from ibllm_tools.errors import InvalidRequestError
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+GRACE_SECONDS = 2
+
+
+def serve_stdio(server: MediaServer) -> None:
+    """Serve one client over stdin and stdout, until it closes them. What libraries print goes to stderr."""
+    server.run("stdio")
+
+
+def serve_http(
+    server: MediaServer, *, host: str = "127.0.0.1", port: int = 8000, allowed_hosts: Sequence[str] = ()
+) -> None:
+    """Serve clients over streamable HTTP at ``http://host:port/mcp``, until the process is interrupted.
+
+    Requests are answered only where their Host header is an allowed one, and so is their Origin if they have one: a
+    page in somebody's browser cannot reach the server under a name of its own.
+
+    Args:
+        server: what is served.
+        host: address that it listens at; without ``allowed_hosts`` one of this machine alone.
+        port: 0 for any that is free.
+        allowed_hosts: names under which clients elsewhere reach it. There is no authentication: whoever can send
+            requests can read the library.
+
+    Raises:
+        InvalidRequestError: an address that others can reach, without ``allowed_hosts``.
+    """
+    anyio.run(http_server(server, host=host, port=port, allowed_hosts=allowed_hosts).serve)
+
+
+def http_server(server: MediaServer, *, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> uvicorn.Server:
+    """What :func:`serve_http` runs, for those who have an event loop of their own."""
+    security = transport_security(host, allowed_hosts)
+    return uvicorn.Server(
+        uvicorn.Config(
+            server.streamable_http_app(transport_security=security, host=host),
+            host=host,
+            port=port,
+            log_config=None,  # uvicorn's own writes to stdout
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+
+
+def transport_security(host: str, allowed_hosts: Sequence[str] = ()) -> TransportSecuritySettings:
+    """Which Host and Origin headers are answered.
+
+    Raises:
+        InvalidRequestError: as :func:`serve_http`.
+    """
+    local = host in (*LOOPBACK, "::1")
+    if not local and not allowed_hosts:
+        raise InvalidRequestError(
+            f"host {host}: others could reach it, and there is no authentication; say with allowed_hosts under which "
+            "names they may, or listen at 127.0.0.1"
+        )
+    hosts = [form for name in (*LOOPBACK, *allowed_hosts) for form in (name, f"{name}:*")]
+    origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
+    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
