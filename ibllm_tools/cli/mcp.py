@@ -3,8 +3,8 @@
 import argparse
 import logging
 import sys
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from ibllm_tools.cli import options as shared
@@ -67,7 +67,6 @@ def run(options: argparse.Namespace) -> int:
             from ibllm_mcp import LazyToolbox, MediaServer, serve_http, serve_stdio
     except MissingExtraError as error:
         raise MissingExtraError("ibllm mcp", "mcp", error.extra) from error
-    _log_to_stderr()
     options.roots = options.roots or []
     toolbox = LazyToolbox(lambda: _load(options), _close)
     server = MediaServer(
@@ -77,8 +76,8 @@ def run(options: argparse.Namespace) -> int:
         read_only=options.read_only,
         allow_fetch=options.allow_fetch,
     )
-    _say_what_is_served(options)
-    with closing(toolbox):
+    with _logs_on_stderr(), closing(toolbox):
+        _say_what_is_served(options)
         if options.transport == "stdio":
             with interrupted_at_once():  # the thread that reads stdin would have the process wait for the next line
                 serve_stdio(server)
@@ -88,8 +87,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> "Toolbox":
-    from ibllm_tools.toolbox import Toolbox
-
     assistant = shared.load_assistant(options)
     library = None
     if options.library is not None:
@@ -100,6 +97,8 @@ def _load(options: argparse.Namespace) -> "Toolbox":
             limits=assistant.access.limits,
             create=not options.read_only,
         )
+    from ibllm_tools.toolbox import Toolbox  # not before a wrong model is refused: it brings torch
+
     logging.getLogger(__name__).info("the model %s is loaded", assistant.name)
     return Toolbox(assistant, library)
 
@@ -110,21 +109,29 @@ def _close(toolbox: "Toolbox") -> None:
     toolbox.assistant.close()
 
 
-def _log_to_stderr() -> None:
-    """What the server, the SDK and uvicorn log; Python's own handler says nothing below warnings."""
+@contextmanager
+def _logs_on_stderr() -> Iterator[None]:
+    """Those of the server, the SDK and uvicorn, and what is served."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("ibllm mcp: %(levelname)s: %(message)s"))
-    for name in ("ibllm_mcp", __name__, "mcp", "uvicorn"):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in (__name__, "ibllm_mcp", "mcp", "uvicorn")]
+    for logger in loggers:
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
 
 
 def _say_what_is_served(options: argparse.Namespace) -> None:
-    roots = ", ".join(str(Path(root)) for root in options.roots)
-    lines = [f"files below {roots}" if roots else "no files: give --root DIR for folders that agents may name files in"]
-    lines.append("no library" if options.library is None else f"the library {options.library}")
+    logger = logging.getLogger(__name__)
+    if options.roots:
+        logger.info("serving files below %s", ", ".join(options.roots))
+    else:
+        logger.warning("serving no files: give --root DIR for the folders that agents may name files in")
+    logger.info("serving %s", "no library" if options.library is None else f"the library {options.library}")
     if options.allowed_hosts:
-        lines.append("everyone who reaches this machine, without authentication")
-    for line in lines:
-        print(f"ibllm mcp: serving {line}", file=sys.stderr)
+        logger.warning("serving everyone who reaches %s, without authentication", options.host)

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ibllm_tools.library import Entry, Hit
+from ibllm_tools.library.entry import Entry, Hit
 
 
 class SearchResult(BaseModel):

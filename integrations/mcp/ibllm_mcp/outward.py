@@ -10,8 +10,11 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from ibllm_tools.assistant.answer import Answer, Evidence
+from ibllm_tools.errors import one_line
 from ibllm_tools.library import Entry, Hit, IndexReport
 from ibllm_tools.toolbox import MediaListing, SearchResult
+
+LONGEST_ERROR = 2000
 
 Result = TypeVar("Result", bound=BaseModel)
 Item = TypeVar("Item", Evidence, Entry, Hit)
@@ -49,6 +52,10 @@ class Outward:
         for root in self.roots:
             text = text.replace(f"{root}/", "")
         return text
+
+    def line(self, message: str) -> str:
+        """An error, in one line."""
+        return one_line(self.text(message), LONGEST_ERROR)
 
     def _named(self, item: Item) -> Item:
         return item.model_copy(update={"source": self._source(item.source, item.handle)})

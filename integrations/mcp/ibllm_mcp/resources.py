@@ -6,7 +6,7 @@ read: a file that is not in the library has no address.
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mcp_types
 from mcp.server.lowlevel.helper_types import ReadResourceContents
@@ -14,9 +14,13 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from ibllm_tools.assistant.answer import Answer, Evidence
 from ibllm_tools.errors import AttachmentError, one_line
-from ibllm_tools.library import Entry, MediaLibrary
+from ibllm_tools.library import Entry
 from ibllm_tools.media.limits import MEBIBYTE
-from ibllm_tools.toolbox import MediaListing, SearchResult, Toolbox
+from ibllm_tools.toolbox import MediaListing, SearchResult
+
+if TYPE_CHECKING:
+    from ibllm_tools.library import MediaLibrary
+    from ibllm_tools.toolbox import Toolbox
 
 ADDRESS = re.compile(r"media://(library|thumbnail)/([0-9a-f]{64})")
 MAX_BYTES = 16 * MEBIBYTE
@@ -39,7 +43,7 @@ TEMPLATES = (
 )
 
 
-def listed(toolbox: Toolbox) -> list[mcp_types.Resource]:
+def listed(toolbox: "Toolbox") -> list[mcp_types.Resource]:
     """The first sources of the library; ``list_media`` pages through all of them."""
     if toolbox.library is None:
         return []
@@ -47,7 +51,7 @@ def listed(toolbox: Toolbox) -> list[mcp_types.Resource]:
     return [mcp_types.Resource(**_described(entry)) for entry in reversed(alike.values())]
 
 
-def read(toolbox: Toolbox, uri: str) -> ReadResourceContents:
+def read(toolbox: "Toolbox", uri: str) -> ReadResourceContents:
     """The bytes of a resource, or its text, with the MIME type.
 
     Raises:
@@ -67,7 +71,7 @@ def read(toolbox: Toolbox, uri: str) -> ReadResourceContents:
         raise ResourceNotFoundError(one_line(error, 500)) from error
 
 
-def links(toolbox: Toolbox, result: object) -> list[mcp_types.ResourceLink]:
+def links(toolbox: "Toolbox", result: object) -> list[mcp_types.ResourceLink]:
     """Links to what a result names, as far as it is in the library; thumbnails of hits too."""
     if toolbox.library is None:
         return []
@@ -81,7 +85,7 @@ def links(toolbox: Toolbox, result: object) -> list[mcp_types.ResourceLink]:
     return []
 
 
-def _source(library: MediaLibrary, uri: str, sha256: str) -> ReadResourceContents:
+def _source(library: "MediaLibrary", uri: str, sha256: str) -> ReadResourceContents:
     records = library.catalogue.with_content(sha256)
     if not records:
         raise ResourceNotFoundError(f"{uri}: not in the library; take an address from list_media")
@@ -93,7 +97,7 @@ def _source(library: MediaLibrary, uri: str, sha256: str) -> ReadResourceContent
     return ReadResourceContents(content=content, mime_type=opened.mime)
 
 
-def _thumbnail(library: MediaLibrary, uri: str, sha256: str) -> ReadResourceContents:
+def _thumbnail(library: "MediaLibrary", uri: str, sha256: str) -> ReadResourceContents:
     store, handle = library.attachments, f"att://{sha256}"
     if store is None or handle not in store or not store.meta(handle).mime.startswith("image/"):
         raise ResourceNotFoundError(f"{uri}: no thumbnail of the library; take an address from a resource link")

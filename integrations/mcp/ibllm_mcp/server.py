@@ -20,7 +20,7 @@ from ibllm_mcp import resources
 from ibllm_mcp.lazy_toolbox import LazyToolbox
 from ibllm_mcp.outward import Outward
 from ibllm_mcp.progress import ProgressBridge
-from ibllm_mcp.tools import LONGEST_ERROR, TOOLS, MediaTool
+from ibllm_mcp.tools import TOOLS, MediaTool
 from ibllm_tools.errors import IbllmError, InvalidRequestError, one_line
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ class MediaServer(MCPServer[None]):
                 await context.notify_resources_changed()
             return result
         except IbllmError as error:
-            raise ToolError(one_line(self.outward.text(str(error)), LONGEST_ERROR)) from error
-        except ToolError:
-            raise
+            raise ToolError(self.outward.line(str(error))) from error
         except Exception as error:
             raise UnexpectedToolError(f"{name}: failed for a reason that is in the server's log") from error
 
@@ -137,7 +135,7 @@ class MediaServer(MCPServer[None]):
         try:
             return [await self._in_worker(lambda: resources.read(self.toolbox.get(), str(uri)))]
         except IbllmError as error:
-            raise ResourceError(one_line(self.outward.text(str(error)), LONGEST_ERROR)) from error
+            raise ResourceError(self.outward.line(str(error))) from error
 
     async def _called(
         self, tool: MediaTool, arguments: dict[str, Any], context: "Context[Any, Any] | None"

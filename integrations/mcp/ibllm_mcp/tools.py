@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import mcp_types
-from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, ValidationError
 
 from ibllm_tools.assistant.answer import Answer
-from ibllm_tools.errors import one_line
+from ibllm_tools.errors import InvalidRequestError, one_line
 from ibllm_tools.library import IndexReport
 from ibllm_tools.toolbox import (
     AskAttachmentArguments,
@@ -26,7 +25,6 @@ from ibllm_tools.toolbox import (
     search_text,
 )
 
-LONGEST_ERROR = 2000
 PROBLEMS_SHOWN = 3
 
 
@@ -77,16 +75,16 @@ class MediaTool:
         """The arguments of the toolbox's method.
 
         Raises:
-            ToolError: they are not those of the input schema; in one line.
+            InvalidRequestError: they are not those of the input schema.
         """
+        _require_unicode(arguments)
         try:
             model = self.arguments.model_validate({key: self._unquoted(key, arguments[key]) for key in arguments})
         except ValidationError as error:
             problems = [_problem(item) for item in error.errors(include_url=False, include_input=False)]
             more = "" if len(problems) <= PROBLEMS_SHOWN else f" and {len(problems) - PROBLEMS_SHOWN} more"
             shown = "; ".join(problems[:PROBLEMS_SHOWN])
-            # chained to nothing: the SDK would log the arguments
-            raise ToolError(one_line(f"{self.name}: {shown}{more}; see its input schema", LONGEST_ERROR)) from None
+            raise InvalidRequestError(f"{self.name}: {shown}{more}; see its input schema") from error
         return {field: getattr(model, field) for field in self.arguments.model_fields}
 
     def _unquoted(self, key: str, value: Any) -> Any:
@@ -98,6 +96,14 @@ class MediaTool:
             return json.loads(value)
         except (ValueError, RecursionError):
             return value
+
+
+def _require_unicode(arguments: Mapping[str, Any]) -> None:
+    """Refuse halves of characters, which JSON can announce: an answer that quotes one could not be sent."""
+    try:
+        json.dumps(arguments, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("arguments that are no valid Unicode; write them otherwise") from error
 
 
 def _problem(error: Any) -> str:

@@ -1,0 +1,79 @@
+"""``ibllm mcp``, as far as it goes without a client; and what ibllm_mcp offers and costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ibllm_mcp
+from ibllm_mcp.tools import TOOLS
+from ibllm_tools.cli import main
+
+CaptureFixture = pytest.CaptureFixture[str]
+DOCS = Path(__file__).parents[3] / "docs"
+NAMES = ["LazyToolbox", "MediaServer", "create_server", "serve_http", "serve_stdio"]
+
+
+def test_the_public_names_are_these() -> None:
+    assert ibllm_mcp.__all__ == NAMES == sorted(NAMES)
+    assert dir(ibllm_mcp) == NAMES
+    assert all(getattr(ibllm_mcp, name).__name__ == name for name in NAMES)
+    with pytest.raises(AttributeError, match="creat_server"):
+        _ = ibllm_mcp.creat_server
+
+
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import ibllm_mcp", "{'torch', 'transformers', 'chromadb', 'mcp', 'pydantic'}"),
+        ("from ibllm_mcp import LazyToolbox", "{'torch', 'transformers', 'chromadb', 'mcp', 'pydantic'}"),
+    ],
+)
+def test_importing_is_light(statement: str, heavy: str) -> None:
+    code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_without_the_sdk_the_command_says_what_installs_it() -> None:
+    code = "import sys; sys.modules['mcp'] = None; from ibllm_tools.cli import main; sys.exit(main(['mcp']))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "ibllm: error: ibllm mcp needs 'mcp', which is not installed: pip install 'ibllm-tools[mcp]'\n"
+    )
+    code = "import sys; sys.modules['mcp'] = None; from ibllm_mcp import create_server"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingExtraError: ibllm_mcp needs 'mcp'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--root", "/no/such/folder"], "/no/such/folder: no such folder"),
+        (["--root", __file__], "not a folder"),
+        (["--transport", "http", "--host", "0.0.0.0"], "no authentication"),
+        (["--transport", "smoke"], "--transport"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused_before_anything_is_served(
+    options: list[str], said: str, capsys: CaptureFixture
+) -> None:
+    try:
+        code = main(["mcp", *options])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+def test_the_documentation_names_every_tool_and_every_argument() -> None:
+    documented = (DOCS / "mcp.md").read_text(encoding="utf-8")
+    for tool in TOOLS:
+        assert f"`{tool.name}`" in documented
+        for argument in tool.arguments.model_fields:
+            assert f"`{argument}`" in documented, argument
+    assert "`ibllm mcp" in (DOCS / "cli.md").read_text(encoding="utf-8")
