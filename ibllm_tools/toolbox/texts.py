@@ -29,9 +29,7 @@ def search_text(result: SearchResult) -> str:
 def listing_text(listing: MediaListing) -> str:
     """A line per source, and where the next page begins."""
     lines = [f"{listing.total} sources in the library."]
-    lines += [
-        f"- {one_line(entry.name)} ({entry.modality}): {_said(entry)} <{entry.handle}>" for entry in listing.entries
-    ]
+    lines += [f"- {_named(entry)}" for entry in listing.entries]
     if listing.next_offset is not None:
         lines.append(f"More with offset={listing.next_offset}.")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The tools themselves, over one assistant and one library."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from ibllm_tools.assistant.answer import Answer, Impression
 from ibllm_tools.assistant.assistant import Assistant
 from ibllm_tools.assistant.grounding import cited, require_same_encoder
 from ibllm_tools.attachments import SCHEME, Attachment, allowed_path
-from ibllm_tools.errors import InvalidRequestError
+from ibllm_tools.attachments.store import SHA256
+from ibllm_tools.errors import AttachmentAccessError, InvalidRequestError
 from ibllm_tools.library import Entry, IndexReport, MediaLibrary
-from ibllm_tools.library.catalogue import SourceRecord, entries_of, modality_of
+from ibllm_tools.library.catalogue import SourceRecord, content_of, modality_of
 from ibllm_tools.library.progress import Progress
-from ibllm_tools.library.querying import Query, modalities
+from ibllm_tools.library.querying import Query, modalities, whole
 from ibllm_tools.media.sniff import Modality
 from ibllm_tools.toolbox.results import MediaListing, SearchResult
 
@@ -91,7 +93,7 @@ class Toolbox:
             query: words.
             attachments: examples, named as the class says; with words they are mixed, each counting as much.
             k: sources, at most.
-            modality: of what is found; everything by default.
+            modality: of what is found; everything by default, and where none is named.
             tags: all of which it must have.
             min_score: leaves out what scores less, 0 to 1.
 
@@ -108,7 +110,7 @@ class Toolbox:
         hits = library.search(
             [*words, *examples],
             k,
-            modality=modality,
+            modality=modality or None,
             where={"$and": conditions} if len(conditions) > 1 else conditions[0] if conditions else None,
             min_score=min_score,
             ranking="similarity" if examples else "hybrid",
@@ -152,16 +154,21 @@ class Toolbox:
     def list_media(
         self, *, modality: Sequence[Modality] | None = None, limit: int = 20, offset: int = 0
     ) -> MediaListing:
-        """A page of the library's sources.
+        """A page of the library's sources; one of which no segment could be encoded, or that goes meanwhile, is left out.
+
+        Args:
+            modality: of the sources; everything by default, and where none is named.
+            limit: sources, at most.
+            offset: sources that are passed over.
 
         Raises:
-            InvalidRequestError: no library, or a modality that is none.
+            InvalidRequestError: no library, a modality that is none, or a number out of its range.
         """
-        library = self._required_library()
-        kinds = modalities(modality)
-        records = [record for record in library.sources() if record.modality in kinds]
-        end = offset + limit
-        entries = [_first_entry(library, record) for record in records[offset:end]]
+        library, kinds = self._required_library(), modalities(modality or None)
+        start = whole("offset", offset, least=0)
+        end = start + whole("limit", limit, least=1)
+        records = [record for record in library.sources() if record.modality in kinds and any(record.counts.values())]
+        entries = [_first_entry(library, record) for record in records[start:end]]
         return MediaListing(
             entries=tuple(entry for entry in entries if entry is not None),
             total=len(records),
@@ -176,7 +183,7 @@ class Toolbox:
             InvalidRequestError: it names nothing.
         """
         if isinstance(reference, str):
-            if self.library is not None and modality_of(reference) is not None:
+            if self.library is not None and _is_entry_id(reference):
                 entry = self.library.get(reference)
                 return Impression(self.library.embed_query(entry), cited(entry))
             if _is_handle(reference):
@@ -196,7 +203,13 @@ class Toolbox:
         roots = self.access.roots
         folders = [roots] if isinstance(roots, str | Path) else roots or ()
         below = [Path(folder) / path for folder in folders]
-        return next((place for place in below if _exists(place)), below[0] if below else Path(path))
+        return next((place for place in below if self._is_there(place)), below[0] if below else Path(path))
+
+    def _is_there(self, place: Path) -> bool:
+        # What lies outside is not looked at: an agent could find out what there is.
+        with suppress(AttachmentAccessError, OSError):
+            return allowed_path(place, self.access.roots).exists()
+        return False
 
     def _query(self, reference: Any) -> Query:
         opened = self.opened(reference)
@@ -221,18 +234,15 @@ def _is_handle(reference: Any) -> bool:
     return isinstance(reference, str) and reference.startswith("att://")
 
 
+def _is_entry_id(reference: str) -> bool:
+    return modality_of(reference) is not None and SHA256.fullmatch(content_of(reference)) is not None
+
+
 def _first_entry(library: MediaLibrary, record: SourceRecord) -> Entry | None:
-    """None where a source has no entry: it is removed just now, or none of its segments could be encoded."""
+    """As one of that source, for several of the same content share theirs; none where it goes just now."""
     by_modality = record.ids()
     for modality in sorted(by_modality, key=lambda kind: kind != record.modality):
-        found = library.catalogue.entries(modality).get(by_modality[modality], include=["metadatas", "documents"])
-        if found.ids:
-            return min(entries_of(found), key=lambda entry: entry.index).of_source(record.source)
+        for id_ in by_modality[modality]:
+            with suppress(InvalidRequestError):  # one that could not be encoded
+                return library.get(id_).of_source(record.source)
     return None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long, a folder that may not be looked into
-        return False
