@@ -154,7 +154,7 @@ class Toolbox:
     def list_media(
         self, *, modality: Sequence[Modality] | None = None, limit: int = 20, offset: int = 0
     ) -> MediaListing:
-        """A page of the library's sources; one of which no segment could be encoded, or that goes meanwhile, is left out.
+        """A page of the library's sources, without those of which no segment could be encoded or that go meanwhile.
 
         Args:
             modality: of the sources; everything by default, and where none is named.

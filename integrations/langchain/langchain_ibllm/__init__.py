@@ -1,26 +1,41 @@
 """ImageBind-LLM for LangChain: chat model, embeddings, retriever, vector store, tools and middleware.
 
-The public names are imported on first use, so ``import langchain_ibllm`` loads neither torch nor LangChain.
+The public names are imported on first use, so ``import langchain_ibllm`` loads neither torch nor chromadb.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langchain_ibllm.ask_attachment_tool import AskAttachmentTool
+    from langchain_ibllm.describe_attachment_tool import DescribeAttachmentTool
     from langchain_ibllm.embeddings import ImageBindEmbeddings
+    from langchain_ibllm.middleware import AttachmentMiddleware
     from langchain_ibllm.retrievers import ImageBindRetriever
+    from langchain_ibllm.search_media_tool import SearchMediaTool
+    from langchain_ibllm.toolkit import ImageBindToolkit
     from langchain_ibllm.vectorstores import ImageBindVectorStore
 
 _HOMES = {
+    "AskAttachmentTool": "ask_attachment_tool",
+    "AttachmentMiddleware": "middleware",
+    "DescribeAttachmentTool": "describe_attachment_tool",
     "ImageBindEmbeddings": "embeddings",
     "ImageBindRetriever": "retrievers",
+    "ImageBindToolkit": "toolkit",
     "ImageBindVectorStore": "vectorstores",
+    "SearchMediaTool": "search_media_tool",
 }
 
 __all__ = [
+    "AskAttachmentTool",
+    "AttachmentMiddleware",
+    "DescribeAttachmentTool",
     "ImageBindEmbeddings",
     "ImageBindRetriever",
+    "ImageBindToolkit",
     "ImageBindVectorStore",
+    "SearchMediaTool",
 ]
 
 
