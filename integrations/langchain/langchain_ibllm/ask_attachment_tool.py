@@ -1,16 +1,14 @@
 """The tool that answers questions about attachments."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ibllm_tools.toolbox.arguments import AskAttachmentArguments
-from langchain_ibllm.conversation_attachments import ConversationAttachments
-from langchain_ibllm.media_tool import MediaTool, Runtime, described
+from langchain_ibllm.media_tool import MediaTool, Runtime, WithRuntime, described
 
 
-class AskAttachmentInput(AskAttachmentArguments):
+class AskAttachmentInput(AskAttachmentArguments, WithRuntime):
     """The arguments, and the agent's run."""
-
-    runtime: Runtime
 
 
 class AskAttachmentTool(MediaTool):
@@ -24,9 +22,22 @@ class AskAttachmentTool(MediaTool):
     description: str = described(AskAttachmentArguments)
     args_schema: Any = AskAttachmentInput
 
-    def _result(self, conversation: ConversationAttachments, **arguments: Any) -> tuple[str, dict[str, Any]]:
+    def _run(
+        self,
+        question: str,
+        attachments: Sequence[str] = (),
+        weights: Sequence[float] | None = None,
+        search_library: bool = False,
+        runtime: Runtime = None,
+    ) -> tuple[str, dict[str, Any]]:
         from ibllm_tools.toolbox import answer_text
 
-        attachments = [conversation.resolved(item) for item in arguments.pop("attachments", ())]
-        answer = self._toolbox.ask_attachment(attachments=attachments, **arguments)
+        conversation = self._conversation(runtime)
+        with self._in_one_line():
+            answer = self.toolbox.ask_attachment(
+                question,
+                [conversation.resolved(item) for item in attachments],
+                weights=weights,
+                search_library=search_library,
+            )
         return answer_text(answer), answer.model_dump(mode="json")

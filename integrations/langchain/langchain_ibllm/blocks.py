@@ -14,7 +14,8 @@ file                 an attachment, by its MIME type: ``model/*`` is 3D, then ``
 
 An attachment comes as ``base64``, as ``url`` (path, ``file://``, ``data:``, ``http(s)://`` or ``att://``) or as
 ``file_id`` (``att://``). OpenAI's ``image_url``, ``video_url``, ``audio_url``, ``input_audio`` and ``file``, Gemini's
-``media``, and LangChain's v0 blocks are read as the standard blocks that they stand for. Nothing is opened here: see :class:`~ibllm_tools.assistant.access.Announced`.
+``media``, and LangChain's v0 blocks are read as the standard blocks that they stand for. Nothing is opened here: see
+:class:`~ibllm_tools.assistant.access.Announced`.
 """
 
 import json

@@ -3,14 +3,11 @@
 from typing import Any
 
 from ibllm_tools.toolbox.arguments import DescribeAttachmentArguments
-from langchain_ibllm.conversation_attachments import ConversationAttachments
-from langchain_ibllm.media_tool import MediaTool, Runtime, described
+from langchain_ibllm.media_tool import MediaTool, Runtime, WithRuntime, described
 
 
-class DescribeAttachmentInput(DescribeAttachmentArguments):
+class DescribeAttachmentInput(DescribeAttachmentArguments, WithRuntime):
     """The arguments, and the agent's run."""
-
-    runtime: Runtime
 
 
 class DescribeAttachmentTool(MediaTool):
@@ -20,8 +17,9 @@ class DescribeAttachmentTool(MediaTool):
     description: str = described(DescribeAttachmentArguments)
     args_schema: Any = DescribeAttachmentInput
 
-    def _result(self, conversation: ConversationAttachments, **arguments: Any) -> tuple[str, dict[str, Any]]:
+    def _run(self, attachment: str, runtime: Runtime = None) -> tuple[str, dict[str, Any]]:
         from ibllm_tools.toolbox import answer_text
 
-        answer = self._toolbox.describe_attachment(conversation.resolved(arguments["attachment"]))
+        with self._in_one_line():
+            answer = self.toolbox.describe_attachment(self._conversation(runtime).resolved(attachment))
         return answer_text(answer), answer.model_dump(mode="json")

@@ -1,12 +1,12 @@
 """What the three tools have in common: the toolbox behind them, the conversation around them, errors as one line."""
 
 import inspect
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, field_validator
 
 from ibllm_tools.errors import IbllmError, one_line
 from langchain_ibllm.conversation_attachments import ConversationAttachments
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 ERROR_CHARS = 600
 
-Runtime = Annotated[Any, InjectedToolArg, Field(default=None, exclude=True)]
-"""What an agent says of its run to a tool; no model sees it or can pass it, and without an agent there is none.
+Runtime = Annotated[Any, InjectedToolArg]
+"""What an agent says of its run to a tool: langgraph's ``ToolRuntime``, which langchain-core does without.
 
-``ToolNode`` fills a field of this name with its ``ToolRuntime``. That class is langgraph's, which langchain-core does
-without; the marker alone keeps the field out of the schema. It is left out of dumps, which would copy the whole state.
+An agent gives it to whatever has a field named ``runtime``; the marker keeps it out of the schema that models see, and
+what they pass under this name away from the tool. Without an agent there is none.
 """
+
+
+class WithRuntime(BaseModel):
+    """The field that the agent's run comes in; it is left out of dumps, which would copy the whole state."""
+
+    runtime: Runtime = Field(default=None, exclude=True)
 
 
 class MediaTool(BaseTool):
@@ -34,27 +40,31 @@ class MediaTool(BaseTool):
     the tool's answer, in one line and with ``status="error"``, so that the model can try something else; with
     ``handle_tool_error=False`` it raises ToolException. Other exceptions are faults, and are raised.
 
-    Args:
-        toolbox: what does the work, and says what may be opened.
-        settings: any other field of a LangChain tool.
+    Attributes:
+        toolbox: a `Toolbox`, which does the work and says what may be opened.
     """
 
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
-    _toolbox: "Toolbox" = PrivateAttr()
+    toolbox: Any = Field(exclude=True, repr=False)
 
-    def __init__(self, toolbox: "Toolbox", **settings: Any) -> None:
-        super().__init__(**settings)
-        self._toolbox = toolbox
+    @field_validator("toolbox")
+    @classmethod
+    def _checked(cls, toolbox: Any) -> "Toolbox":
+        from ibllm_tools.toolbox import Toolbox
 
-    @abstractmethod
-    def _result(self, conversation: ConversationAttachments, **arguments: Any) -> tuple[str, dict[str, Any]]:
-        """The text and the artifact."""
+        if not isinstance(toolbox, Toolbox):
+            raise ValueError(f"toolbox of type {type(toolbox).__name__}, expected a Toolbox; see ImageBindToolkit")
+        return toolbox
 
-    def _run(self, runtime: Annotated[Any, InjectedToolArg] = None, **arguments: Any) -> tuple[str, dict[str, Any]]:
-        conversation = ConversationAttachments(_messages(runtime), self._toolbox.assistant.access)
+    def _conversation(self, runtime: Any) -> ConversationAttachments:
+        """The attachments of the agent's conversation; none without an agent."""
+        return ConversationAttachments(_messages(runtime), self.toolbox.assistant.access)
+
+    @contextmanager
+    def _in_one_line(self) -> Iterator[None]:
         try:
-            return self._result(conversation, **arguments)
+            yield
         except IbllmError as error:
             raise ToolException(one_line(error, ERROR_CHARS)) from error
 

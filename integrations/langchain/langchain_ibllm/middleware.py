@@ -77,7 +77,7 @@ class AttachmentMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             raise InvalidRequestError(f"max_attachments={max_attachments}, expected at least 1")
         if isinstance(store, str | Path):
             store = AttachmentStore(store)
-        kept = store or _store_of(assistant) or _temporary_store()
+        kept = store if store is not None else _store_of(assistant) or _temporary_store()
         toolkit = ImageBindToolkit(assistant, library=library, store=kept, roots=roots)
         self.tools = toolkit.get_tools()
         self._intake = AttachmentIntake(

@@ -1,16 +1,16 @@
 """The tool that finds media in the library."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from ibllm_tools.media.sniff import Modality
 from ibllm_tools.toolbox.arguments import SearchMediaArguments
-from langchain_ibllm.conversation_attachments import SEARCH, ConversationAttachments
-from langchain_ibllm.media_tool import MediaTool, Runtime, described
+from langchain_ibllm.conversation_attachments import SEARCH
+from langchain_ibllm.media_tool import MediaTool, Runtime, WithRuntime, described
 
 
-class SearchMediaInput(SearchMediaArguments):
+class SearchMediaInput(SearchMediaArguments, WithRuntime):
     """The arguments, and the agent's run."""
-
-    runtime: Runtime
 
 
 class SearchMediaTool(MediaTool):
@@ -24,9 +24,26 @@ class SearchMediaTool(MediaTool):
     description: str = described(SearchMediaArguments)
     args_schema: Any = SearchMediaInput
 
-    def _result(self, conversation: ConversationAttachments, **arguments: Any) -> tuple[str, dict[str, Any]]:
+    def _run(
+        self,
+        query: str | None = None,
+        attachments: Sequence[str] = (),
+        k: int = 5,
+        modality: Sequence[Modality] | None = None,
+        tags: Sequence[str] | None = None,
+        min_score: float | None = None,
+        runtime: Runtime = None,
+    ) -> tuple[str, dict[str, Any]]:
         from ibllm_tools.toolbox import search_text
 
-        examples = [conversation.resolved(item) for item in arguments.pop("attachments", ())]
-        result = self._toolbox.search_media(attachments=examples, **arguments)
+        conversation = self._conversation(runtime)
+        with self._in_one_line():
+            result = self.toolbox.search_media(
+                query,
+                [conversation.resolved(item) for item in attachments],
+                k=k,
+                modality=modality,
+                tags=tags,
+                min_score=min_score,
+            )
         return search_text(result), result.model_dump(mode="json")

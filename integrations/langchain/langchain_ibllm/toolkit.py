@@ -10,6 +10,7 @@ from pydantic import PrivateAttr
 from ibllm_tools.attachments import AttachmentStore, Roots
 from langchain_ibllm.ask_attachment_tool import AskAttachmentTool
 from langchain_ibllm.describe_attachment_tool import DescribeAttachmentTool
+from langchain_ibllm.media_tool import MediaTool
 from langchain_ibllm.search_media_tool import SearchMediaTool
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 class ImageBindToolkit(BaseToolkit):
     """Tools with which an agent hears, watches and looks.
 
-    It fails closed, because a language model chooses what is opened: without roots no path is, and URLs are not
-    fetched. Handles, attachments of the conversation and what the library holds are always open.
+    It fails closed, because a language model chooses what is opened: without roots no path is, and no URL is fetched
+    unless the access of an assistant that is passed allows it. Handles, attachments of the conversation and what the
+    library holds are always open.
 
     Args:
         assistant: the model, by name or folder, whose weights are shared within the process; or an assistant.
@@ -60,20 +62,22 @@ class ImageBindToolkit(BaseToolkit):
 
     def get_tools(self) -> list[BaseTool]:
         """``ask_attachment`` and ``describe_attachment``, and ``search_media`` where there is a library."""
-        tools: list[BaseTool] = [AskAttachmentTool(self._toolbox), DescribeAttachmentTool(self._toolbox)]
-        return tools if self._toolbox.library is None else [*tools, SearchMediaTool(self._toolbox)]
+        kinds: list[type[MediaTool]] = [AskAttachmentTool, DescribeAttachmentTool]
+        if self._toolbox.library is not None:
+            kinds.append(SearchMediaTool)
+        return [kind(toolbox=self._toolbox) for kind in kinds]
 
 
 def _assistant(assistant: Any, store: AttachmentStore | None, roots: Roots) -> "Assistant":
     from ibllm_tools import Access, Assistant
     from ibllm_tools.assistant.shared import shared_assistant, with_access
 
-    nowhere = () if roots is None else roots
-    if not isinstance(assistant, Assistant):
-        return shared_assistant(assistant, access=Access(store=store, roots=nowhere))
-    given = assistant.access
-    access = replace(given, store=store or given.store, roots=nowhere if given.roots is None else roots or given.roots)
-    return with_access(assistant, access)
+    given = assistant.access if isinstance(assistant, Assistant) else Access()
+    allowed = given.roots if roots is None else roots
+    access = replace(given, store=given.store if store is None else store, roots=() if allowed is None else allowed)
+    if isinstance(assistant, Assistant):
+        return with_access(assistant, access)
+    return shared_assistant(assistant, access=access)
 
 
 def _library(library: Any, assistant: "Assistant") -> "MediaLibrary | None":
