@@ -7,7 +7,7 @@ from ibllm_tools.toolbox.arguments import AskAttachmentArguments
 from langchain_ibllm.media_tool import MediaTool, Runtime, WithRuntime, described
 
 
-class AskAttachmentInput(AskAttachmentArguments, WithRuntime):
+class AskAttachmentInput(WithRuntime, AskAttachmentArguments):
     """The arguments, and the agent's run."""
 
 

@@ -29,6 +29,14 @@ class _Opened:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """Why there is none in the place of its block."""
+
+    name: str | None
+    error: IbllmError
+
+
 class AttachmentIntake:
     """Takes attachments out of messages, and keeps them. It may be used from several threads at once.
 
@@ -55,7 +63,7 @@ class AttachmentIntake:
         return [
             self._written(message, items, captions)
             for message, items in waiting
-            if any(isinstance(item, _Opened | IbllmError) for item in items)
+            if any(isinstance(item, _Opened | _Refused) for item in items)
         ]
 
     def _opened(self, message: BaseMessage) -> Iterator[Any]:
@@ -67,21 +75,19 @@ class AttachmentIntake:
             yield item
 
     def _opened_block(self, block: Any, *, full: bool) -> Any:
+        source = None
         try:
             source = announced(block)
             if source is None or source.modality == "text":
                 return block
             if full:
-                raise LimitExceededError(
-                    f"{one_line(source.name or 'one more')}: more than {self._max} attachments in one message; send it "
-                    "in another"
-                )
+                raise LimitExceededError(f"more than {self._max} attachments in one message; send it in another")
             attachment = self._assistant.access.open(source)
             if attachment.modality == "text":
                 return block
             return _Opened(attachment, self._assistant.access.cite(attachment, attachment, 0.0).end)
         except IbllmError as error:
-            return error
+            return _Refused(source and source.name, error)
 
     def _captioned(self, opened: Sequence[_Opened]) -> dict[str, str | IbllmError]:
         """What is said of each content, by its sha256, or why nothing can be."""
@@ -117,8 +123,8 @@ class AttachmentIntake:
             if isinstance(kept, _Opened):
                 notes.append({"handle": kept.attachment.handle, "name": kept.attachment.name})
                 text = _named(kept, captions.get(kept.attachment.sha256))
-            elif isinstance(kept, IbllmError):
-                text = f"[attachment that cannot be used: {_quoted(kept, REASON_CHARS)}]"
+            elif isinstance(kept, _Refused):
+                text = _refusal(kept)
             else:
                 content.append(kept)
                 continue
@@ -127,16 +133,16 @@ class AttachmentIntake:
         kwargs = {**message.additional_kwargs, NOTES: noted} if noted else message.additional_kwargs
         return message.model_copy(update={"content": content, "additional_kwargs": kwargs})
 
-    def _kept(self, item: _Opened, captions: dict[str, str | IbllmError]) -> _Opened | IbllmError:
+    def _kept(self, item: _Opened, captions: dict[str, str | IbllmError]) -> _Opened | _Refused:
         said = captions.get(item.attachment.sha256)
         if isinstance(said, IbllmError):
-            return said
+            return _Refused(item.attachment.name, said)
         try:
             self._store.put(item.attachment)
         except StoreError:
             raise
         except IbllmError as error:
-            return error
+            return _Refused(item.attachment.name, error)
         return item
 
 
@@ -146,6 +152,12 @@ def _named(item: _Opened, caption: str | IbllmError | None) -> str:
     said = "" if caption is None else f"{_quoted(caption, CAPTION_CHARS)} "
     name = _quoted(attachment.name, CAPTION_CHARS)
     return f"[attachment {name} ({attachment.modality}{length}): {said}{attachment.handle}]"
+
+
+def _refusal(item: _Refused) -> str:
+    name = "" if item.name is None else f"{_quoted(item.name, CAPTION_CHARS)} "
+    reason = str(item.error).removeprefix(f"{item.name}: ")
+    return f"[attachment {name}that cannot be used: {_quoted(reason, REASON_CHARS)}]"
 
 
 def _quoted(text: object, longest: int) -> str:

@@ -66,6 +66,9 @@ def announced(block: object) -> Announced | None:
     """
     if not isinstance(block, dict) or block.get("source_type") == "text":
         return None
+    file = block.get("file")
+    if isinstance(file, dict) and file.get("file_data"):  # LangChain takes every such file for a PDF
+        block = {"type": "file", "url": file["file_data"], "extras": file}
     [standard] = _blocks(HumanMessage(content=[block]))
     carriers = {carrier: standard[carrier] for carrier in _CARRIERS if standard.get(carrier)}
     if standard.get("type") not in (*_MEDIA, "file") or not carriers:

@@ -6,7 +6,7 @@ from ibllm_tools.toolbox.arguments import DescribeAttachmentArguments
 from langchain_ibllm.media_tool import MediaTool, Runtime, WithRuntime, described
 
 
-class DescribeAttachmentInput(DescribeAttachmentArguments, WithRuntime):
+class DescribeAttachmentInput(WithRuntime, DescribeAttachmentArguments):
     """The arguments, and the agent's run."""
 
 

@@ -77,11 +77,11 @@ class AttachmentMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             raise InvalidRequestError(f"max_attachments={max_attachments}, expected at least 1")
         if isinstance(store, str | Path):
             store = AttachmentStore(store)
-        kept = store if store is not None else _store_of(assistant) or _temporary_store()
-        toolkit = ImageBindToolkit(assistant, library=library, store=kept, roots=roots)
+        self.store = store if store is not None else _store_of(assistant) or _temporary_store()
+        toolkit = ImageBindToolkit(assistant, library=library, store=self.store, roots=roots)
         self.tools = toolkit.get_tools()
         self._intake = AttachmentIntake(
-            toolkit.toolbox.assistant, kept, caption=caption, max_attachments=max_attachments
+            toolkit.toolbox.assistant, self.store, caption=caption, max_attachments=max_attachments
         )
 
     def before_model(self, state: AgentState[Any], runtime: "Runtime[Any]") -> dict[str, Any] | None:

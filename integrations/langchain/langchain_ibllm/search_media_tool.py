@@ -9,7 +9,7 @@ from langchain_ibllm.conversation_attachments import SEARCH
 from langchain_ibllm.media_tool import MediaTool, Runtime, WithRuntime, described
 
 
-class SearchMediaInput(SearchMediaArguments, WithRuntime):
+class SearchMediaInput(WithRuntime, SearchMediaArguments):
     """The arguments, and the agent's run."""
 
 

@@ -8,12 +8,12 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages.base import BaseMessage
-from langchain_ibllm import AttachmentMiddleware, ImageBindToolkit
 from langgraph.checkpoint.memory import InMemorySaver
 from scripted_chat_model import ScriptedChatModel
 
 from ibllm_tools import Answer, Assistant, MediaLibrary
 from ibllm_tools.toolbox import SearchResult
+from langchain_ibllm import AttachmentMiddleware, ImageBindToolkit
 
 Block = Callable[[str], dict[str, Any]]
 
