@@ -10,12 +10,15 @@ from ibllm_tools.library import Entry, Hit, IndexReport
 from ibllm_tools.toolbox.results import MediaListing, SearchResult
 
 SAID_CHARS = 240
+CITED_CHARS = 300
+"""A file name has 255 at most, and what a shortened citation loses is the place."""
+
 FAILURES_SHOWN = 5
 
 
 def answer_text(answer: Answer) -> str:
     """``It is a bell. [bell.wav@0.0-3.0s]``."""
-    cited = "; ".join(dict.fromkeys(one_line(piece.citation) for piece in answer.evidence))
+    cited = "; ".join(dict.fromkeys(one_line(piece.citation, CITED_CHARS) for piece in answer.evidence))
     return f"{answer.text} [{cited}]" if cited else answer.text
 
 
@@ -48,7 +51,7 @@ def report_text(report: IndexReport) -> str:
 
 
 def _hit(hit: Hit) -> str:
-    return f"{one_line(hit.citation)} ({hit.modality}, score {hit.score:.2f}): {_said(hit)} <{hit.id}>"
+    return f"{one_line(hit.citation, CITED_CHARS)} ({hit.modality}, score {hit.score:.2f}): {_said(hit)} <{hit.id}>"
 
 
 def _named(entry: Entry) -> str:

@@ -89,6 +89,8 @@ class Toolbox:
     ) -> SearchResult:
         """Find sources: words alone are looked for in captions and texts as well as by what they mean.
 
+        With examples or ``min_score`` only what it means counts, and the score says how well a source fits.
+
         Args:
             query: words.
             attachments: examples, named as the class says; with words they are mixed, each counting as much.
@@ -113,7 +115,8 @@ class Toolbox:
             modality=modality or None,
             where={"$and": conditions} if len(conditions) > 1 else conditions[0] if conditions else None,
             min_score=min_score,
-            ranking="similarity" if examples else "hybrid",
+            # a fused score says how high both rankings put it; only that of the similarity says how well it fits
+            ranking="similarity" if examples or min_score is not None else "hybrid",
         )
         return SearchResult(hits=tuple(hits))
 
