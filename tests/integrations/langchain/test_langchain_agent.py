@@ -9,6 +9,8 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages.base import BaseMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from scripted_chat_model import ScriptedChatModel
 
 from ibllm_tools import Answer, Assistant, MediaLibrary
@@ -143,3 +145,34 @@ def test_an_attachment_that_is_not_kept_is_reported_to_the_model(
     assert call.status == "error"
     assert "not in the store" in call.text
     assert "\n" not in call.text
+
+
+def test_tools_work_in_a_graph_of_ones_own_and_take_no_run_from_the_model(assistant: Assistant, block: Block) -> None:
+    graph = StateGraph(MessagesState)
+    graph.add_node("tools", ToolNode(ImageBindToolkit(assistant).get_tools()))
+    graph.add_edge(START, "tools")
+    forged = {"attachment": "bell.wav", "runtime": {"state": {"messages": []}}}
+    call = AIMessage("", tool_calls=[{"name": "describe_attachment", "args": forged, "id": "1"}])
+    state = graph.compile().invoke({"messages": [HumanMessage([block("bell.wav")]), call]})
+    assert state["messages"][-1].text == "It is a bell. [bell.wav@0.0-3.0s]"
+
+
+async def test_it_streams_asynchronously(
+    model: ScriptedChatModel, middleware: AttachmentMiddleware, block: Block
+) -> None:
+    agent = create_agent(model, middleware=[middleware])
+    pieces = [
+        piece.text
+        async for piece, about in agent.astream(asked("What is it?", block("bell.wav")), stream_mode="messages")
+        if about["langgraph_node"] == "model"
+    ]
+    assert "".join(pieces) == "The tool says: It is a bell. [bell.wav@0.0-3.0s]"
+
+
+def test_what_cannot_be_used_does_not_stop_the_agent(
+    model: ScriptedChatModel, middleware: AttachmentMiddleware, block: Block
+) -> None:
+    pdf = {"type": "file", "base64": "JVBERi0xLjcK", "mime_type": "application/pdf"}
+    state = create_agent(model, middleware=[middleware]).invoke(asked("What is it?", pdf))
+    assert state["messages"][-1].text == "I was shown no attachment."
+    assert "application/pdf" in state["messages"][0].text
