@@ -87,6 +87,7 @@ def test_every_modality_is_answered_and_cited(assistant: Assistant, media: dict[
 def test_sounds_and_videos_are_cited_with_the_span_that_was_used(assistant: Assistant, media: dict[str, Path]) -> None:
     evidence = assistant.ask("?", media["audio"], media["video"], media["image"]).evidence
     assert [(item.start, item.end) for item in evidence] == [(0.0, 1.0), (0.0, 2.0), (None, None)]
+    assert [item.citation for item in evidence] == ["bell.wav@0.0-1.0s", "bell.mp4@0.0-2.0s", "bell.png"]
 
 
 def test_a_question_without_attachment_goes_to_the_language_model(assistant: Assistant) -> None:

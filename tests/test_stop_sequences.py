@@ -80,3 +80,10 @@ def test_the_earliest_of_several_counts_not_the_first_named() -> None:
 def test_the_command_line_takes_several(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", QUESTION, str(BELL), "--stop", "gong", "--stop", " bell"]) == 0
     assert capsys.readouterr().out == "It is a\n"
+
+
+def test_what_a_question_takes_of_the_context_is_said(assistant: Assistant) -> None:
+    assert assistant.context_length == 256
+    assert assistant.prompt_tokens(QUESTION) == assistant.ask(QUESTION).usage.prompt_tokens
+    informed = assistant.ask(QUESTION, context="A bell rings.")
+    assert assistant.prompt_tokens(QUESTION, "A bell rings.") == informed.usage.prompt_tokens
