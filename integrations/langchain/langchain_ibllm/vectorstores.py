@@ -16,7 +16,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
-from ibllm_tools.attachments import SCHEME, Attachment
+from ibllm_tools.attachments import SCHEME, Attachment, allowed_path
 from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.library import Entry, Hit, MediaLibrary, Query, Ranking
 from ibllm_tools.library.entry import NAMED_TEXT
@@ -302,10 +302,11 @@ class ImageBindVectorStore(VectorStore):
         )
 
     def _opened(self, source: Any) -> Any:
-        """A source as the library takes it: paths are its own to open, everything else is opened here."""
-        if isinstance(source, Path) or (isinstance(source, str) and not SCHEME.match(source)):
-            return source
+        """A source as the library takes it. A folder or glob outside its roots is not even looked into."""
         library = self.library
+        if isinstance(source, Path) or (isinstance(source, str) and not SCHEME.match(source)):
+            allowed_path(Path(source), library.roots)
+            return source
         return Attachment.of(source, roots=library.roots, store=library.attachments, limits=library.limits)
 
     def _entries(self, ids: Iterable[str]) -> list[Entry]:
