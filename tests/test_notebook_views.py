@@ -6,6 +6,7 @@ import html
 import pickle
 import re
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -520,3 +521,9 @@ def test_copies_know_it_and_pickles_do_not(library: MediaLibrary) -> None:
 def test_plain_text_stays_as_it_was(library: MediaLibrary) -> None:
     assert "origin" not in repr(library.search("a car")[0])
     assert html.unescape(repr(Attachment(MEDIA / "car.png"))).startswith("Attachment(modality='image'")
+
+
+def test_whoever_needs_no_notebook_loads_none_of_it() -> None:
+    code = "import sys; from ibllm_tools import Answer, Attachment, Hit; print('ibllm_tools.notebook' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

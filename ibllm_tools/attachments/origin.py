@@ -1,13 +1,15 @@
 """Where the bytes of something cited are, so that a notebook can play it."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ibllm_tools.attachments.attachment import Attachment
 from ibllm_tools.errors import AttachmentNotFoundError, LimitExceededError
 from ibllm_tools.media.limits import DEFAULT_LIMITS, MEBIBYTE, Limits
 from ibllm_tools.media.sniff import Modality
-from ibllm_tools.notebook.medium import Medium
+
+if TYPE_CHECKING:
+    from ibllm_tools.notebook.medium import Medium
 
 KEPT_BYTES = 8 * MEBIBYTE
 """Of what was handed in as bytes or array; an answer keeps no more than that alive."""
@@ -62,7 +64,7 @@ class Origin:
         end: float | None = None,
         char_start: int | None = None,
         char_end: int | None = None,
-    ) -> Medium:
+    ) -> "Medium":
         """A part of it, to be shown; errors as in :meth:`open`.
 
         Args:
@@ -72,6 +74,8 @@ class Origin:
             char_start: of a text, in characters.
             char_end: of a text, in characters.
         """
+        from ibllm_tools.notebook.medium import Medium
+
         found = self.open()
         return Medium(
             found.source,

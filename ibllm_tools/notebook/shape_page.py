@@ -131,7 +131,7 @@ canvas.addEventListener("pointermove", (event) => {
   if (event.buttons) move(event.movementX / 100, event.movementY / 100);
 });
 canvas.addEventListener("wheel", (event) => {
-  if (document.activeElement !== canvas) return; // the notebook scrolls, until the view was clicked
+  if (document.activeElement !== canvas || !document.hasFocus()) return; // the notebook scrolls, unless it was clicked
   event.preventDefault();
   zoom = Math.min(Math.max(zoom * Math.exp(-event.deltaY / 500), 0.3), 8);
   ask();
