@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ibllm_tools.cli import options as shared
@@ -68,15 +68,14 @@ def run(options: argparse.Namespace) -> int:
     except MissingExtraError as error:
         raise MissingExtraError("ibllm mcp", "mcp", error.extra) from error
     options.roots = options.roots or []
-    toolbox = LazyToolbox(lambda: _load(options), _close)
     server = MediaServer(
-        toolbox,
+        LazyToolbox(lambda: _load(options), _close),
         roots=options.roots,
         has_library=options.library is not None,
         read_only=options.read_only,
         allow_fetch=options.allow_fetch,
     )
-    with _logs_on_stderr(), closing(toolbox):
+    with _logs_on_stderr(), server:
         _say_what_is_served(options)
         if options.transport == "stdio":
             with interrupted_at_once():  # the thread that reads stdin would have the process wait for the next line

@@ -3,6 +3,7 @@
 A source below one of the roots is named by its path in it, which is how the tools take it; any other by its handle.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -50,7 +51,7 @@ class Outward:
     def text(self, text: str) -> str:
         """A message, with the paths in it relative to the roots."""
         for root in self.roots:
-            text = text.replace(f"{root}/", "")
+            text = text.replace(f"{root}{os.sep}", "")
         return text
 
     def line(self, message: str) -> str:

@@ -1,16 +1,17 @@
 """The server: the five tools and the library's resources, over one toolbox."""
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 import mcp_types
+from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
@@ -72,18 +73,27 @@ class MediaServer(MCPServer[None]):
             for tool in TOOLS
             if (has_library or not tool.needs_library) and not (read_only and tool.writes)
         }
-        self._logger = logging.getLogger(__name__)
         self._limiter = anyio.CapacityLimiter(WORKERS)
         super().__init__(
             name,
             title="ImageBind-LLM",
-            instructions=INSTRUCTIONS.format(
-                where=", relative to an allowed folder" if roots else " (none is allowed)"
-            ),
+            instructions=INSTRUCTIONS.format(where=PLACE_OF_PATHS if roots else NO_PATHS),
             version=version("ibllm-tools"),
             log_level="WARNING",
             lifespan=_load_meanwhile,  # type: ignore[arg-type]  # it takes any server; the SDK wants this very class
         )
+
+    def close(self) -> None:
+        """Give back the model and the library, as far as the server has opened them. Closing twice does nothing."""
+        self.toolbox.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     async def list_tools(self) -> list[mcp_types.Tool]:
         """The media tools, then those that were added."""
@@ -113,8 +123,15 @@ class MediaServer(MCPServer[None]):
             raise UnexpectedToolError(f"{name}: failed for a reason that is in the server's log") from error
 
     async def list_resources(self) -> list[mcp_types.Resource]:
-        """The first sources of the library, then the resources that were added."""
-        own = await self._in_worker(lambda: resources.listed(self.toolbox.get()))
+        """The first sources of the library, then the resources that were added.
+
+        Raises:
+            MCPError: the library cannot be opened or read.
+        """
+        try:
+            own = await self._in_worker(lambda: resources.listed(self.toolbox.get()))
+        except IbllmError as error:
+            raise MCPError(mcp_types.INTERNAL_ERROR, self.outward.line(str(error))) from error
         return own + await super().list_resources()
 
     async def list_resource_templates(self) -> list[mcp_types.ResourceTemplate]:
@@ -187,9 +204,9 @@ def create_server(
         InvalidRequestError: ``roots`` is None, which would be every file; or a root is no folder.
 
     Example:
-        >>> server = create_server(assistant, library=library, roots=["media"])
-        >>> async with mcp.Client(server) as client:
-        ...     await client.call_tool("describe_attachment", {"attachment": "bell.wav"})
+        >>> with create_server(library="library", roots=["media"]) as server:
+        ...     async with mcp.Client(server) as client:
+        ...         await client.call_tool("describe_attachment", {"attachment": "bell.wav"})
     """
     if roots is None:
         raise InvalidRequestError("roots=None would allow every file, expected folders; pass roots=[] to allow none")

@@ -1,5 +1,6 @@
 """``ibllm mcp``, as far as it goes without a client; and what ibllm_mcp offers and costs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 import ibllm_mcp
 from ibllm_mcp.tools import TOOLS
-from ibllm_tools.cli import main
+from ibllm_tools.cli import command_parser, main, parsed
 
 CaptureFixture = pytest.CaptureFixture[str]
 DOCS = Path(__file__).parents[3] / "docs"
@@ -70,10 +71,31 @@ def test_options_that_cannot_be_used_are_refused_before_anything_is_served(
     assert out == ""
 
 
+def documented(language: str) -> str:
+    """The first example of the documentation in this language."""
+    text = (DOCS / "mcp.md").read_text(encoding="utf-8")
+    return text.partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def test_the_documented_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CaptureFixture) -> None:
+    (tmp_path / "examples").symlink_to(DOCS.parent / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(documented("python"), "docs/mcp.md", "exec"), {})
+    assert "It is a bell. [bell.wav@0.0-3.0s]" in capsys.readouterr().out
+
+
+def test_the_documented_configuration_starts_the_command() -> None:
+    (server,) = json.loads(documented("json"))["mcpServers"].values()
+    assert server["command"] == "ibllm"
+    name, *words = server["args"]
+    options = parsed(command_parser(name), words)
+    assert (options.roots, options.library) == (["/home/me/media"], "/home/me/library")
+
+
 def test_the_documentation_names_every_tool_and_every_argument() -> None:
-    documented = (DOCS / "mcp.md").read_text(encoding="utf-8")
+    text = (DOCS / "mcp.md").read_text(encoding="utf-8")
     for tool in TOOLS:
-        assert f"`{tool.name}`" in documented
+        assert f"`{tool.name}`" in text
         for argument in tool.arguments.model_fields:
-            assert f"`{argument}`" in documented, argument
+            assert f"`{argument}`" in text, argument
     assert "`ibllm mcp" in (DOCS / "cli.md").read_text(encoding="utf-8")

@@ -137,3 +137,12 @@ async def test_without_a_library_there_is_nothing_to_read(assistant: Assistant) 
     server = create_server(assistant)
     assert await server.list_resources() == []
     assert "no resource of this server" in await refusal(server, f"media://library/{'0' * 64}")
+
+
+async def test_a_library_that_cannot_be_opened_is_said(assistant: Assistant, tmp_path: Path) -> None:
+    server = create_server(assistant, library=tmp_path / "missing", read_only=True)
+    async with mcp.Client(server) as client:
+        with pytest.raises(mcp.MCPError, match="no library there"):
+            await client.list_resources()
+    assert "no library there" in await refusal(server, f"media://library/{'0' * 64}")
+    assert not (tmp_path / "missing").exists()

@@ -14,7 +14,7 @@ import pytest
 
 from ibllm_mcp import LazyToolbox, MediaServer, create_server
 from ibllm_tools import Answer, Assistant, IndexReport, MediaLibrary
-from ibllm_tools.errors import InvalidRequestError
+from ibllm_tools.errors import InvalidRequestError, StoreError
 from ibllm_tools.toolbox import MediaListing, SearchResult, Toolbox
 
 NAMES = ["ask_attachment", "describe_attachment", "search_media", "index_media", "list_media"]
@@ -137,6 +137,26 @@ async def test_a_file_that_is_not_in_the_library_is_described_without_a_link(ser
     result = await call(server, "describe_attachment", attachment="duck.glb")
     assert text_of(result) == "It is a duck. [duck.glb]"
     assert links_of(result) == {}
+
+
+async def test_a_file_that_is_named_almost_like_an_id_is_a_file(
+    assistant: Assistant, tmp_path: Path, root: Path
+) -> None:
+    shutil.copy(root / "dog.wav", tmp_path / "my-dog-audio-2.wav")
+    with MediaLibrary.open(None, embedder=assistant.embedder) as library:
+        server = create_server(assistant, library=library, roots=tmp_path)
+        described = await call(server, "describe_attachment", attachment="my-dog-audio-2.wav")
+        assert text_of(described) == "It is a dog. [my-dog-audio-2.wav@0.0-3.0s]"
+
+
+async def test_what_a_handle_stands_for_is_indexed(assistant: Assistant, tmp_path: Path, root: Path) -> None:
+    with MediaLibrary.open(None, embedder=assistant.embedder, attachments=tmp_path) as library:
+        assert library.attachments is not None
+        handle = library.attachments.put(root / "pictures" / "bell.png")
+        server = create_server(assistant, library=library)
+        report = await call(server, "index_media", paths=[handle], title="a bell")
+        assert IndexReport.model_validate(report.structured_content).added == 1
+        assert "a bell (image)" in text_of(await call(server, "list_media"))
 
 
 async def test_a_data_uri_is_described(server: MediaServer, root: Path) -> None:
@@ -438,10 +458,23 @@ async def test_what_cannot_be_loaded_is_said_by_every_call_and_tried_again(assis
     assert "bell" in text_of(await call(server, "ask_attachment", question="What is a bell?"))
 
 
+async def test_a_server_closes_what_it_has_opened_and_nothing_else(
+    assistant: Assistant, library: MediaLibrary, tmp_path: Path
+) -> None:
+    with create_server(assistant, library=tmp_path / "own") as server:
+        assert text_of(await call(server, "list_media")) == "0 sources in the library."
+        opened = server.toolbox.get().library
+    with pytest.raises(StoreError):
+        len(opened or ())
+    with create_server(assistant, library=library) as server:
+        assert text_of(await call(server, "list_media")).startswith("4 sources")
+    assert len(library)
+
+
 async def test_a_closed_server_says_so(assistant: Assistant) -> None:
     server = create_server(assistant)
-    server.toolbox.close()
-    server.toolbox.close()
+    server.close()
+    server.close()
     assert "shutting down" in await error_of(server, "ask_attachment", question="What is a bell?")
 
 
