@@ -87,7 +87,7 @@ class AttachmentIntake:
                 return block
             return _Opened(attachment, self._assistant.access.cite(attachment, attachment, 0.0).end)
         except IbllmError as error:
-            return _Refused(source and source.name, error)
+            return _Refused(None if source is None else source.name, error)
 
     def _captioned(self, opened: Sequence[_Opened]) -> dict[str, str | IbllmError]:
         """What is said of each content, by its sha256, or why nothing can be."""
@@ -129,9 +129,11 @@ class AttachmentIntake:
                 content.append(kept)
                 continue
             content.append({"type": "text", "text": text})
-        noted = [*message.additional_kwargs.get(NOTES, ()), *notes]
-        kwargs = {**message.additional_kwargs, NOTES: noted} if noted else message.additional_kwargs
-        return message.model_copy(update={"content": content, "additional_kwargs": kwargs})
+        earlier = message.additional_kwargs.get(NOTES)
+        noted = {NOTES: [*(earlier if isinstance(earlier, list) else ()), *notes]}
+        return message.model_copy(
+            update={"content": content, "additional_kwargs": {**message.additional_kwargs, **noted}}
+        )
 
     def _kept(self, item: _Opened, captions: dict[str, str | IbllmError]) -> _Opened | _Refused:
         said = captions.get(item.attachment.sha256)

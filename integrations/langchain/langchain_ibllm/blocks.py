@@ -64,7 +64,7 @@ def announced(block: object) -> Announced | None:
     Raises:
         InvalidRequestError: an attachment that is not read.
     """
-    if not isinstance(block, dict) or block.get("source_type") == "text":
+    if not isinstance(block, dict) or "text" in (block.get("type"), block.get("source_type")):
         return None
     file = block.get("file")
     if isinstance(file, dict) and file.get("file_data"):  # LangChain takes every such file for a PDF

@@ -18,6 +18,8 @@ try:
     from langchain.agents.middleware import AgentMiddleware
     from langchain.agents.middleware.types import AgentState
 except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0] != "langchain":
+        raise
     raise MissingExtraError("AttachmentMiddleware", "langchain", "agents") from error
 
 if TYPE_CHECKING:

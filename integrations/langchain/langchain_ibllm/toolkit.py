@@ -10,7 +10,6 @@ from pydantic import PrivateAttr
 from ibllm_tools.attachments import AttachmentStore, Roots
 from langchain_ibllm.ask_attachment_tool import AskAttachmentTool
 from langchain_ibllm.describe_attachment_tool import DescribeAttachmentTool
-from langchain_ibllm.media_tool import MediaTool
 from langchain_ibllm.search_media_tool import SearchMediaTool
 
 if TYPE_CHECKING:
@@ -62,10 +61,9 @@ class ImageBindToolkit(BaseToolkit):
 
     def get_tools(self) -> list[BaseTool]:
         """``ask_attachment`` and ``describe_attachment``, and ``search_media`` where there is a library."""
-        kinds: list[type[MediaTool]] = [AskAttachmentTool, DescribeAttachmentTool]
-        if self._toolbox.library is not None:
-            kinds.append(SearchMediaTool)
-        return [kind(toolbox=self._toolbox) for kind in kinds]
+        toolbox = self._toolbox
+        tools: list[BaseTool] = [AskAttachmentTool(toolbox=toolbox), DescribeAttachmentTool(toolbox=toolbox)]
+        return tools if toolbox.library is None else [*tools, SearchMediaTool(toolbox=toolbox)]
 
 
 def _assistant(assistant: Any, store: AttachmentStore | None, roots: Roots) -> "Assistant":
