@@ -9,11 +9,10 @@ from ibllm_tools.assistant.access import Access
 from ibllm_tools.assistant.answer import Answer, Impression
 from ibllm_tools.assistant.assistant import Assistant
 from ibllm_tools.assistant.grounding import cited, require_same_encoder
-from ibllm_tools.attachments import SCHEME, Attachment, allowed_path
-from ibllm_tools.attachments.store import SHA256
+from ibllm_tools.attachments import SCHEME, Attachment, Roots, allowed_path
 from ibllm_tools.errors import AttachmentAccessError, InvalidRequestError
 from ibllm_tools.library import Entry, IndexReport, MediaLibrary
-from ibllm_tools.library.catalogue import SourceRecord, content_of, modality_of
+from ibllm_tools.library.catalogue import SourceRecord, modality_of
 from ibllm_tools.library.progress import Progress
 from ibllm_tools.library.querying import Query, modalities, whole
 from ibllm_tools.media.sniff import Modality
@@ -186,7 +185,7 @@ class Toolbox:
             InvalidRequestError: it names nothing.
         """
         if isinstance(reference, str):
-            if self.library is not None and _is_entry_id(reference):
+            if self.library is not None and modality_of(reference) is not None:
                 entry = self.library.get(reference)
                 return Impression(self.library.embed_query(entry), cited(entry))
             if _is_handle(reference):
@@ -206,13 +205,7 @@ class Toolbox:
         roots = self.access.roots
         folders = [roots] if isinstance(roots, str | Path) else roots or ()
         below = [Path(folder) / path for folder in folders]
-        return next((place for place in below if self._is_there(place)), below[0] if below else Path(path))
-
-    def _is_there(self, place: Path) -> bool:
-        # What lies outside is not looked at: an agent could find out what there is.
-        with suppress(AttachmentAccessError, OSError):
-            return allowed_path(place, self.access.roots).exists()
-        return False
+        return next((place for place in below if _exists(place, roots)), below[0] if below else Path(path))
 
     def _query(self, reference: Any) -> Query:
         opened = self.opened(reference)
@@ -237,15 +230,19 @@ def _is_handle(reference: Any) -> bool:
     return isinstance(reference, str) and reference.startswith("att://")
 
 
-def _is_entry_id(reference: str) -> bool:
-    return modality_of(reference) is not None and SHA256.fullmatch(content_of(reference)) is not None
-
-
 def _first_entry(library: MediaLibrary, record: SourceRecord) -> Entry | None:
-    """As one of that source, for several of the same content share theirs; none where it goes just now."""
+    """None where a source has no entry: it is removed just now, or none of its segments could be encoded."""
     by_modality = record.ids()
     for modality in sorted(by_modality, key=lambda kind: kind != record.modality):
         for id_ in by_modality[modality]:
-            with suppress(InvalidRequestError):  # one that could not be encoded
+            with suppress(InvalidRequestError):
                 return library.get(id_).of_source(record.source)
     return None
+
+
+def _exists(path: Path, roots: Roots) -> bool:
+    """Whether an agent may name it and it is there; what lies outside is not looked at."""
+    try:
+        return allowed_path(path, roots).exists()
+    except (AttachmentAccessError, OSError):  # outside; a name that is too long, a folder that may not be looked into
+        return False

@@ -133,7 +133,7 @@ class TestReferences:
 
     def test_an_id_of_no_entry_is_refused(self, toolbox: Toolbox) -> None:
         with pytest.raises(InvalidRequestError, match="no such entry"):
-            toolbox.opened(f"{'0' * 64}-abc-audio-0")
+            toolbox.opened(f"{'0' * 64}-{'a' * 12}-audio-0")
 
     def test_a_file_that_is_called_like_an_id_is_a_file(self, toolbox: Toolbox, folder: Path) -> None:
         copy(folder / "bell.wav", folder / "my-old-audio-0")

@@ -59,7 +59,7 @@ class MediaTool(BaseTool):
 
     def _conversation(self, runtime: Any) -> ConversationAttachments:
         """The attachments of the agent's conversation; none without an agent."""
-        return ConversationAttachments(_messages(runtime), self.toolbox.assistant.access)
+        return ConversationAttachments(_messages(runtime), self.toolbox.access)
 
     @contextmanager
     def _in_one_line(self) -> Iterator[None]:
