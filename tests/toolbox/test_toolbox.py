@@ -350,7 +350,15 @@ class TestTexts:
             start=0, end=3, weight=1,
         )  # fmt: skip
         usage = Usage(prompt_tokens=1, completion_tokens=1, seconds=0)
-        answer = Answer(text="A bell.", question="?", evidence=(bell, bell), model="mini", cache=False, usage=usage)
+        answer = Answer(
+            text="A bell.",
+            question="?",
+            evidence=(bell, bell),
+            model="mini",
+            cache=False,
+            usage=usage,
+            finish_reason="stop",
+        )
         assert answer_text(answer) == "A bell. [bell.wav@0.0-3.0s]"
         assert answer_text(answer.model_copy(update={"evidence": ()})) == "A bell."
         long = bell.model_copy(update={"name": "x" * 250 + ".wav"})
