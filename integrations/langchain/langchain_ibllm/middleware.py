@@ -55,6 +55,10 @@ class AttachmentMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         caption: whether the model reads in a sentence what an attachment is. Each content is captioned once.
         max_attachments: the most that are taken from one message; the others are named as left out.
 
+    Attributes:
+        store: where the content is kept.
+        tools: those of `ImageBindToolkit`, which the agent gets.
+
     Raises:
         InvalidRequestError: ``max_attachments`` is not positive.
         IbllmError: as `ImageBindToolkit`.
