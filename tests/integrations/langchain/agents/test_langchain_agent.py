@@ -1,7 +1,9 @@
 """A real agent loop, whose language model reads text only, answers questions about attachments."""
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,3 +178,16 @@ def test_what_cannot_be_used_does_not_stop_the_agent(
     state = create_agent(model, middleware=[middleware]).invoke(asked("What is it?", pdf))
     assert state["messages"][-1].text == "I was shown no attachment."
     assert "application/pdf" in state["messages"][0].text
+
+
+def test_the_start_of_the_page_runs(
+    model: ScriptedChatModel, media: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = media.parents[1]
+    monkeypatch.chdir(repository)
+    page = (repository / "docs" / "langchain-agents.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
+    service = '"anthropic:claude-sonnet-4-5"'
+    assert service in code
+    exec(code.replace(service, "model"), {"model": model})
+    assert capsys.readouterr().out == "The tool says: It is a bell. [bell.wav@0.0-3.0s]\n"
