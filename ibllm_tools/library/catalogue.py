@@ -42,7 +42,7 @@ SOURCES_INDEX = HnswSettings(ef_construction=10, ef_search=10, max_neighbors=4)
 """Sources are looked up and never searched; Chroma wants a vector of each all the same."""
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
-ENTRY_ID = re.compile(rf"[0-9a-f]{{64}}-[0-9a-f]{{12}}-({'|'.join(MODALITIES)})-[0-9]+")
+ENTRY_ID = re.compile(rf"[0-9a-f]{{64}}-(?:[0-9a-f]{{12}}){{1,2}}-({'|'.join(MODALITIES)})-[0-9]+")
 PAGE = 1000
 KEY_DIGITS = 12
 
