@@ -49,9 +49,10 @@ class Outward:
         raise TypeError(f"result of type {type(result).__name__}")
 
     def text(self, text: str) -> str:
-        """A message, with the paths in it relative to the roots."""
+        """A message, with the paths in it relative to the roots, and a root itself as its name."""
         for root in self.roots:
-            text = text.replace(f"{root}{os.sep}", "")
+            if root.name:
+                text = text.replace(f"{root}{os.sep}", "").replace(str(root), root.name)
         return text
 
     def line(self, message: str) -> str:

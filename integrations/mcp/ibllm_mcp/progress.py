@@ -37,14 +37,22 @@ class ProgressBridge:
     ) -> None:
         self._left = True
 
+    def require_wanted(self) -> None:
+        """Stop a worker whose call has been cancelled.
+
+        Raises:
+            Cancelled: it has.
+        """
+        if self._left:
+            raise Cancelled
+
     def tell(self, done: int, total: int) -> None:
         """Send a notification, if the last one was not just now.
 
         Raises:
             Cancelled: the call has been cancelled; what was done is kept.
         """
-        if self._left:
-            raise Cancelled
+        self.require_wanted()
         now = time.monotonic()
         if self._context is not None and (done >= total or now - self._last >= SECONDS):
             self._last = now

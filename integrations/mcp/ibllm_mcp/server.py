@@ -160,12 +160,13 @@ class MediaServer(MCPServer[None]):
         if context is not None and not self.toolbox.is_loaded:
             await context.report_progress(0, message="loading the model")
         with ProgressBridge(context) as bridge:
-            if tool.writes:
-                arguments["progress"] = bridge.tell
-            return await self._in_worker(partial(self._work, tool, arguments))
+            return await self._in_worker(partial(self._work, tool, arguments, bridge))
 
-    def _work(self, tool: MediaTool, arguments: dict[str, Any]) -> mcp_types.CallToolResult:
+    def _work(self, tool: MediaTool, arguments: dict[str, Any], bridge: ProgressBridge) -> mcp_types.CallToolResult:
         toolbox = self.toolbox.get()
+        bridge.require_wanted()
+        if tool.writes:
+            arguments["progress"] = bridge.tell
         result = getattr(toolbox, tool.name)(**arguments)
         text = mcp_types.TextContent(text=self.outward.text(tool.text(result)))
         return mcp_types.CallToolResult(

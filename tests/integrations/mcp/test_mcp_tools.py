@@ -201,7 +201,7 @@ async def test_a_source_outside_the_roots_is_named_by_its_handle_which_can_be_us
     assert "car.png (image)" in text_of(listing)
     assert "car" in text_of(await call(server, "describe_attachment", attachment=entry.source))
     refused = await error_of(server, "describe_attachment", attachment=str(elsewhere))
-    assert "outside the allowed folders" in refused
+    assert "outside the allowed folders, expected a file below media;" in refused
 
 
 async def test_the_library_is_listed_page_by_page(server: MediaServer) -> None:
@@ -503,6 +503,28 @@ async def test_a_call_that_is_cancelled_stops_and_leaves_the_server_usable(
         cancelled.set()
         assert await anyio.to_thread.run_sync(stopped.wait, 30)
         assert "sources in the library" in text_of(await client.call_tool("list_media", {}))
+
+
+async def test_a_call_that_is_cancelled_while_the_model_is_loaded_does_not_begin(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, may_load = threading.Event(), threading.Event()
+    begun: list[str] = []
+
+    def load() -> Toolbox:
+        loading.set()
+        assert may_load.wait(30)
+        return Toolbox(assistant)
+
+    monkeypatch.setattr(Toolbox, "describe_attachment", lambda _, attachment: begun.append(attachment))
+    server = MediaServer(LazyToolbox(load), has_library=False)
+    async with mcp.Client(server) as client:
+        with anyio.move_on_after(0.2):
+            await client.call_tool("describe_attachment", {"attachment": "x"})
+        assert loading.is_set()
+        may_load.set()
+        assert "bell" in text_of(await client.call_tool("ask_attachment", {"question": "What is a bell?"}))
+    assert begun == []
 
 
 async def test_several_calls_run_at_a_time(server: MediaServer) -> None:
