@@ -50,6 +50,22 @@ def test_a_question_is_answered_from_what_is_found(assistant: Assistant, library
     assert [piece.weight for piece in answer.evidence[1:]] == [0, 0]
 
 
+def test_a_batch_is_answered_from_the_library_as_single_questions_are(
+    assistant: Assistant, library: MediaLibrary
+) -> None:
+    questions = [
+        Question(text="a flying helicopter"),
+        Question(text=" "),
+        Question(text="What is this?", attachments=(MEDIA / "bell.wav",)),
+    ]
+    helicopter, empty, bell = assistant.ask_batch(questions, library=library, k=2)
+    assert isinstance(empty, InvalidRequestError)
+    for answer, asked in ((helicopter, questions[0]), (bell, questions[2])):
+        assert isinstance(answer, Answer)
+        alone = assistant.ask(asked.text, *asked.attachments, library=library, k=2)
+        assert (answer.text, answer.evidence) == (alone.text, alone.evidence)
+
+
 def test_what_has_no_caption_gets_one_for_the_prompt(assistant: Assistant, library: MediaLibrary) -> None:
     answer = assistant.ask("a duck", library=library, k=1)
     assert [(piece.name, piece.caption) for piece in answer.evidence] == [("duck.glb", "It is a duck.")]

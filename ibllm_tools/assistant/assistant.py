@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from ibllm_tools.store.visual_cache import VisualCache
 
 DESCRIBE = "Describe this."
 DEFAULT_ACCESS = Access()
+A = TypeVar("A", Answer, Answer | IbllmError)
 CAPTIONS_AT_ONCE = 16
 ROOM = 0.25
 """Share of what a model can read that retrieved evidence leaves to the answer."""
@@ -197,15 +198,17 @@ class Assistant:
         writing = self._writing(schema, stop, sampling)
         asked = checked_question(question, attachments, weights, context)
         asked, evidence = self._grounded(asked, library, k, writing)
-        answer = self._answers([asked], writing, use_cache, 1)[0]
+        answer = _with_evidence(self._answers([asked], writing, use_cache, 1)[0], evidence)
         if isinstance(answer, IbllmError):
             raise answer
-        return _with_evidence(answer, evidence)
+        return answer
 
     def ask_batch(
         self,
         requests: Sequence[Question | str],
         *,
+        library: MediaLibrary | None = None,
+        k: int = 3,
         use_cache: bool | None = None,
         batch_size: int = 8,
         schema: Schema | None = None,
@@ -216,6 +219,8 @@ class Assistant:
 
         Args:
             requests: the questions; a string is one without attachments.
+            library: as in :meth:`ask`, for every question.
+            k: as in :meth:`ask`.
             use_cache: as in :meth:`ask`.
             batch_size: how many the language model answers at once.
             schema: as in :meth:`ask`, for every question.
@@ -234,7 +239,11 @@ class Assistant:
         if isinstance(requests, str) or not all(isinstance(item, str | Question) for item in requests):
             raise InvalidRequestError("requests must be a list of questions, each a text or a Question")
         questions = [checked_question(item, (), None, None) if isinstance(item, str) else item for item in requests]
-        return self._answers(questions, self._writing(schema, stop, sampling), use_cache, batch_size)
+        writing = self._writing(schema, stop, sampling)
+        grounded = [self._grounded_if_possible(question, library, k, writing) for question in questions]
+        asked = [item[0] for item in grounded if not isinstance(item, IbllmError)]
+        answers = iter(self._answers(asked, writing, use_cache, batch_size))
+        return [item if isinstance(item, IbllmError) else _with_evidence(next(answers), item[1]) for item in grounded]
 
     def stream(
         self,
@@ -394,6 +403,14 @@ class Assistant:
         question = question.model_copy(update={"attachments": impressions})
         return ground(question, library, k, self.captions, lambda informed: self._leaves_room(informed, writing))
 
+    def _grounded_if_possible(
+        self, question: Question, library: MediaLibrary | None, k: int, writing: Writing
+    ) -> tuple[Question, tuple[Evidence, ...]] | IbllmError:
+        try:
+            return self._grounded(question, library, k, writing)
+        except IbllmError as error:
+            return error
+
     def _leaves_room(self, question: Question, writing: Writing) -> bool:
         room = max(int(ROOM * self.context_length), writing.fewest)
         return self._length(question) <= self.context_length - room
@@ -522,8 +539,10 @@ class Assistant:
         )
 
 
-def _with_evidence(answer: Answer, evidence: tuple[Evidence, ...]) -> Answer:
-    return answer.model_copy(update={"evidence": (*answer.evidence, *evidence)}) if evidence else answer
+def _with_evidence(answer: A, evidence: tuple[Evidence, ...]) -> A:
+    if not isinstance(answer, Answer) or not evidence:
+        return answer
+    return answer.model_copy(update={"evidence": (*answer.evidence, *evidence)})
 
 
 def _open_cache(place: str | Path, index: str | Path | None, embedder: JointEmbedder) -> VisualCache:
