@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_ibllm.ask_attachment_tool import AskAttachmentTool
+    from langchain_ibllm.chat_models import ChatImageBindLLM
     from langchain_ibllm.describe_attachment_tool import DescribeAttachmentTool
     from langchain_ibllm.embeddings import ImageBindEmbeddings
+    from langchain_ibllm.llms import ImageBindLLM
     from langchain_ibllm.middleware import AttachmentMiddleware
     from langchain_ibllm.retrievers import ImageBindRetriever
     from langchain_ibllm.search_media_tool import SearchMediaTool
@@ -19,19 +21,25 @@ if TYPE_CHECKING:
 _HOMES = {
     "AskAttachmentTool": "ask_attachment_tool",
     "AttachmentMiddleware": "middleware",
+    "ChatImageBindLLM": "chat_models",
     "DescribeAttachmentTool": "describe_attachment_tool",
     "ImageBindEmbeddings": "embeddings",
+    "ImageBindLLM": "llms",
     "ImageBindRetriever": "retrievers",
     "ImageBindToolkit": "toolkit",
     "ImageBindVectorStore": "vectorstores",
     "SearchMediaTool": "search_media_tool",
 }
 
+_EXTRAS = {"langchain": "agents", "langchain_core": "langchain"}
+
 __all__ = [
     "AskAttachmentTool",
     "AttachmentMiddleware",
+    "ChatImageBindLLM",
     "DescribeAttachmentTool",
     "ImageBindEmbeddings",
+    "ImageBindLLM",
     "ImageBindRetriever",
     "ImageBindToolkit",
     "ImageBindVectorStore",
@@ -50,11 +58,12 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "langchain_core":
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRAS:
             raise
         from ibllm_tools.errors import MissingExtraError
 
-        raise MissingExtraError(name, "langchain_core", "langchain") from error
+        raise MissingExtraError(f"{__name__}.{name}", missing, _EXTRAS[missing]) from error
 
 
 def __dir__() -> list[str]:

@@ -13,9 +13,8 @@ file                 an attachment, by its MIME type: ``model/*`` is 3D, then ``
 ===================  ==============================================================================================
 
 An attachment comes as ``base64``, as ``url`` (path, ``file://``, ``data:``, ``http(s)://`` or ``att://``) or as
-``file_id`` (``att://``). OpenAI's ``image_url``, ``video_url``, ``audio_url``, ``input_audio`` and ``file``, Gemini's
-``media``, and LangChain's v0 blocks are read as the standard blocks that they stand for. Nothing is opened here: see
-:class:`~ibllm_tools.assistant.access.Announced`.
+``file_id`` (``att://``). OpenAI's ``image_url``, ``input_audio`` and ``file``, and LangChain's v0 blocks are read as
+the standard blocks that they stand for. Nothing is opened here: see :class:`~ibllm_tools.assistant.access.Announced`.
 """
 
 import json
@@ -58,6 +57,9 @@ def turns(messages: Sequence[BaseMessage]) -> "list[Turn]":
 def announced(block: object) -> Announced | None:
     """The attachment that a block of a message's content is; ``None`` for words, calls and files of other providers.
 
+    Besides what :func:`turns` reads, which LangChain made into standard blocks, ``video_url``, ``audio_url``, Gemini's
+    ``media``, and OpenAI's ``file`` of any type.
+
     Args:
         block: an item of ``message.content``.
 
@@ -69,7 +71,7 @@ def announced(block: object) -> Announced | None:
     file = block.get("file")
     if isinstance(file, dict) and file.get("file_data"):  # LangChain takes every such file for a PDF
         block = {"type": "file", "url": file["file_data"], "extras": file}
-    [standard] = _blocks(HumanMessage(content=[block]))
+    [standard] = map(_standard, _blocks(HumanMessage(content=[block])))
     carriers = {carrier: standard[carrier] for carrier in _CARRIERS if standard.get(carrier)}
     if standard.get("type") not in (*_MEDIA, "file") or not carriers:
         return None
@@ -92,10 +94,17 @@ def _turn(message: BaseMessage) -> "Turn":
         elif role != "assistant":  # what another model noted for itself, reasoning or calls, is no input
             raise InvalidRequestError(f"a content block of type {_named(block)}, expected {READ}; leave it out")
     if isinstance(message, AIMessage):
-        words += [f"Called {call['name']} with {json.dumps(call['args'])}" for call in message.tool_calls]
+        words += [
+            f"Called {call['name']} with {json.dumps(call['args'], ensure_ascii=False, default=str)}"
+            for call in message.tool_calls
+        ]
     if isinstance(message, ToolMessage) and message.status == "error":
         words.insert(0, "Error:")
     return Turn(role, "\n".join(word for word in words if word), tuple(attachments))
+
+
+def _as_json(arguments: Any) -> str:
+    return json.dumps(arguments, ensure_ascii=False, default=str)
 
 
 def _role(message: BaseMessage) -> "Role":
@@ -116,7 +125,7 @@ def _blocks(message: BaseMessage) -> Iterator[Mapping[str, Any]]:
             f"a content block that is not what its type says ({one_line(error)}); expected LangChain's standard blocks"
         ) from error
     for block in blocks:
-        yield _standard(cast("Mapping[str, Any]", block))
+        yield cast("Mapping[str, Any]", block)
 
 
 def _standard(block: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,9 +137,8 @@ def _standard(block: Mapping[str, Any]) -> Mapping[str, Any]:
     if kind in _LINKS:
         link = value.get(kind)
         return {"type": _LINKS[kind], "url": link.get("url") if isinstance(link, Mapping) else link}
-    if kind == "media":
-        content = {"base64": value.get("data"), "url": value.get("file_uri"), "mime_type": value.get("mime_type")}
-        return {"type": "file", **{key: item for key, item in content.items() if item}}
+    if kind == "media" and value.get("data"):  # with file_uri it is a file that the provider keeps
+        return {"type": "file", "base64": value["data"], "mime_type": value.get("mime_type")}
     return block
 
 

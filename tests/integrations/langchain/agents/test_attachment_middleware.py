@@ -126,6 +126,7 @@ def test_what_holds_no_attachment_is_not_touched(middleware: AttachmentMiddlewar
         HumanMessage([{"type": "file", "base64": text_file["base64"]}], id="5"),
         HumanMessage([{"type": "file", "file_id": "file-abc"}], id="6"),
         HumanMessage([{"type": "file", "source_type": "text", "text": "words"}], id="7"),
+        HumanMessage([{"type": "media", "file_uri": "gs://bucket/a.png", "mime_type": "image/png"}], id="10"),
         HumanMessage([{"type": "of_the_future", "value": 3}], id="8"),
         AIMessage([block("bell.wav")], id="9"),
     ]

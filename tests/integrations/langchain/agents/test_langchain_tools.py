@@ -298,7 +298,7 @@ def test_without_langchain_it_says_how_to_install_it() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == (
-        "MissingExtraError ImageBindToolkit needs 'langchain_core', which is not installed: "
+        "MissingExtraError langchain_ibllm.ImageBindToolkit needs 'langchain_core', which is not installed: "
         "pip install 'ibllm-tools[langchain]'"
     )
 

@@ -1,0 +1,22 @@
+"""What the tests of LangChain's models share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ibllm_tools import Assistant
+
+
+@pytest.fixture
+def generated(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts the language model was given, call by call."""
+    sizes: list[int] = []
+    generate: Callable[..., Any] = assistant.model.generate
+
+    def counted(*args: Any, **options: Any) -> Any:
+        sizes.append(len(options["input_ids"]))
+        return generate(*args, **options)
+
+    monkeypatch.setattr(assistant.model, "generate", counted)
+    return sizes
