@@ -55,7 +55,7 @@ def choose_form(
     if tool_choice is not None and tool_choice not in ("any", "none"):
         return AnswerForm("call", _call(_named(tools, tool_choice)["function"]))
     if tools and (tool_choice == "any" or (tool_choice is None and not answered and not shown)):
-        return AnswerForm("call", {"anyOf": [_call(tool["function"]) for tool in tools]}, _listed(tools))
+        return AnswerForm("call", {"anyOf": [_call(tool["function"]) for tool in tools]}, listed(tools))
     if response_format is None:
         return AnswerForm()
     return AnswerForm("json", _schema_of(response_format))
@@ -94,7 +94,8 @@ def _named(tools: Sequence[Tool], name: str) -> Tool:
     )
 
 
-def _listed(tools: Sequence[Tool]) -> str:
+def listed(tools: Sequence[Tool]) -> str:
+    """What the model is told of several tools."""
     lines = (f"- {tool['function']['name']}: {tool['function'].get('description', '')}" for tool in tools)
     return "\n".join(("Tools to call:", *lines))
 

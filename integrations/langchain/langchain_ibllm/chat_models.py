@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
@@ -19,7 +19,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, Field
 
 from ibllm_tools.errors import InvalidRequestError
-from langchain_ibllm.answer_forms import AnswerForm, checked_choice, choose_form
+from langchain_ibllm.answer_forms import AnswerForm, checked_choice, choose_form, listed
 from langchain_ibllm.answers import PROVIDER, as_last_chunk, as_message
 from langchain_ibllm.asking import Request, aask, ask, read_aside
 from langchain_ibllm.batching import abatched, batched
@@ -91,6 +91,18 @@ class ChatImageBindLLM(LocalModel, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         known = super()._get_llm_string(stop=stop, **kwargs)
         return known if self._identity is None else f"{known}---{self._identity}"
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The text as the language model's tokens."""
+        return self.token_ids(text) if self.custom_get_token_ids is None else self.custom_get_token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """How many tokens the words of the messages are, and of the list of tools; attachments take none.
+
+        What is asked has a few more, of the prompt around it. Raises InvalidRequestError for what is not read.
+        """
+        told = listed([convert_to_openai_tool(tool) for tool in tools]) if tools else ""
+        return sum(self.get_num_tokens(text) for text in (told, *(turn.text for turn in turns(messages))))
 
     # ---- answering
 
@@ -299,4 +311,4 @@ def _result(message: AIMessage) -> ChatResult:
 
 
 def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=cast("BaseMessage", message))  # type: ignore[arg-type]
+    return ChatGenerationChunk(message=message)

@@ -62,6 +62,10 @@ class ImageBindLLM(LocalModel, LLM):
         params["ls_model_name"] = self.model_name_of(kwargs.get("model"))
         return params
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The text as the language model's tokens."""
+        return self.token_ids(text) if self.custom_get_token_ids is None else self.custom_get_token_ids(text)
+
     def _call(
         self,
         prompt: str,

@@ -177,6 +177,11 @@ class LocalModel(BaseModel):
             access=self.access(),
         )
 
+    def token_ids(self, text: str) -> list[int]:
+        """The text as the language model's tokens; LangChain's own count would download another model's tokenizer."""
+        ids: list[int] = self.answering().processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
     def requested(self, assistant: "Assistant", question: Question, options: Mapping[str, Any]) -> Request:
         """The question, to be asked on behalf of this object; handles of the library stand for what it keeps.
 

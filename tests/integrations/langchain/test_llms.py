@@ -101,6 +101,10 @@ def test_stop_texts_and_lengths(llm: ImageBindLLM) -> None:
     assert len(llm.invoke(BELL, max_tokens=2)) < len(whole)
 
 
+def test_tokens_are_the_models_own(llm: ImageBindLLM, assistant: Assistant) -> None:
+    assert llm.get_token_ids(BELL) == assistant.processor.tokenizer(BELL, add_special_tokens=False)["input_ids"]
+
+
 def test_media_and_settings_tell_cached_answers_apart(media: Path, generated: list[int]) -> None:
     cache = InMemoryCache()
     shared: dict[str, Any] = {"cache": cache, "roots": media}
