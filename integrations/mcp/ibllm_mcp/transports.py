@@ -1,16 +1,21 @@
 """How clients reach a server: over the standard streams of its process, or over HTTP."""
 
+import logging
+import socket
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
 
 from ibllm_mcp.server import MediaServer
-from ibllm_tools.errors import InvalidRequestError
+from ibllm_tools.errors import InvalidRequestError, one_line
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 GRACE_SECONDS = 2
+
+logger = logging.getLogger(__name__)
 
 
 def serve_stdio(server: MediaServer) -> None:
@@ -34,23 +39,41 @@ def serve_http(
             requests can read the library.
 
     Raises:
-        InvalidRequestError: an address that others can reach, without ``allowed_hosts``.
+        InvalidRequestError: an address that others can reach, without ``allowed_hosts``; or that cannot be used.
     """
-    anyio.run(http_server(server, host=host, port=port, allowed_hosts=allowed_hosts).serve)
+    running = http_server(server, host=host, allowed_hosts=allowed_hosts)
+    with listening_socket(host, port) as listening:
+        logger.info("serving http://%s:%d/mcp", f"[{host}]" if ":" in host else host, listening.getsockname()[1])
+        anyio.run(partial(running.serve, sockets=[listening]))
 
 
-def http_server(server: MediaServer, *, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> uvicorn.Server:
-    """What :func:`serve_http` runs, for those who have an event loop of their own."""
+def http_server(server: MediaServer, *, host: str, allowed_hosts: Sequence[str] = ()) -> uvicorn.Server:
+    """What :func:`serve_http` runs on its socket, for those who have an event loop of their own."""
     security = transport_security(host, allowed_hosts)
     return uvicorn.Server(
         uvicorn.Config(
             server.streamable_http_app(transport_security=security, host=host),
-            host=host,
-            port=port,
             log_config=None,  # uvicorn's own writes to stdout
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 is any that is free.
+
+    Raises:
+        InvalidRequestError: the address is taken, or is none.
+    """
+    if not 0 <= port < 1 << 16:
+        raise InvalidRequestError(f"port {port}, expected 0 to {(1 << 16) - 1}; choose another")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), port), family=family)
+    except (OSError, UnicodeError) as error:
+        raise InvalidRequestError(
+            f"host {one_line(host)}, port {port}: cannot be listened at ({one_line(error)}); choose another"
+        ) from error
 
 
 def transport_security(host: str, allowed_hosts: Sequence[str] = ()) -> TransportSecuritySettings:

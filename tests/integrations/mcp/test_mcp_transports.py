@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from mcp.client.stdio import stdio_client
 
 from ibllm_mcp import MediaServer
-from ibllm_mcp.transports import http_server, transport_security
+from ibllm_mcp.transports import http_server, listening_socket, transport_security
 from ibllm_tools import Answer
 from ibllm_tools.errors import InvalidRequestError
 
@@ -114,14 +115,39 @@ def test_ctrl_c_ends_the_server_at_once() -> None:
 @asynccontextmanager
 async def served(server: MediaServer, **options: Any) -> AsyncIterator[str]:
     """The address of the server, which listens at a port of its own."""
-    running = http_server(server, host="127.0.0.1", port=0, **options)
-    async with anyio.create_task_group() as group:
-        group.start_soon(running.serve)
-        while not running.started:
-            await anyio.sleep(0.01)
-        port = running.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}/mcp"
-        running.should_exit = True
+    running = http_server(server, host="127.0.0.1", **options)
+    with listening_socket("127.0.0.1", 0) as listening:
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(running.serve, sockets=[listening]))
+            while not running.started:
+                await anyio.sleep(0.01)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+            running.should_exit = True
+
+
+async def test_the_command_serves_http_until_it_is_interrupted() -> None:
+    words = command("--transport", "http", "--port", "0", "--model", "/no/such/model")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "serving http" not in (line := process.stderr.readline()):
+            assert line
+        async with mcp.Client(line.split()[-1]) as client:
+            assert len((await client.list_tools()).tools) == 2
+        process.send_signal(signal.SIGINT)
+        out, err = await anyio.to_thread.run_sync(process.communicate)
+        assert (process.returncode, out) == (130, "")
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99999), ("127.0.0.1", -1), ("x" * 70, 0), ("203.0.113.1", 0)])
+def test_an_address_that_is_none_is_refused(host: str, port: int) -> None:
+    with pytest.raises(InvalidRequestError, match="choose another"):
+        listening_socket(host, port)
+
+
+def test_an_address_that_is_taken_is_refused() -> None:
+    with listening_socket("127.0.0.1", 0) as taken, pytest.raises(InvalidRequestError, match="already in use"):
+        listening_socket("127.0.0.1", taken.getsockname()[1])
 
 
 async def test_an_agent_hears_a_sound_and_cites_it_over_http(server: MediaServer, agent: ModuleType) -> None:
