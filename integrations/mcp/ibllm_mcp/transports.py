@@ -85,8 +85,8 @@ def transport_security(host: str, allowed_hosts: Sequence[str] = ()) -> Transpor
     local = host in (*LOOPBACK, "::1")
     if not local and not allowed_hosts:
         raise InvalidRequestError(
-            f"host {host}: others could reach it, and there is no authentication; say with allowed_hosts under which "
-            "names they may, or listen at 127.0.0.1"
+            f"host {host}: others could reach it, and there is no authentication; name those under which "
+            "they may (allowed_hosts, --allow-host), or listen at 127.0.0.1"
         )
     hosts = [form for name in (*LOOPBACK, *allowed_hosts) for form in (name, f"{name}:*")]
     origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
