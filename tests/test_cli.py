@@ -249,7 +249,9 @@ def test_doctor_shows_packages_extras_and_the_model(model: str, capsys: pytest.C
     assert main(["doctor", "--json", "--model", model]) == 0
     report = Report.model_validate_json(capsys.readouterr().out)
     assert {"torch", "transformers", "chromadb"} <= set(report.packages)
-    extras = ["audio", "video", "mesh", "train", "quantize", "faiss", "parquet", "ray"]
+    media = ["audio", "video", "mesh"]
+    more = ["train", "quantize", "faiss", "parquet", "ray", "structured"]
+    extras = [*media, *more, "langchain", "agents", "llama-index", "mcp"]
     assert [extra.name for extra in report.extras] == extras
     assert report.model is not None
     assert report.model.cached_images == 32
