@@ -46,15 +46,27 @@ def ground(question: Question, library: MediaLibrary, k: int, captions: Captions
         hits = library.search(question.text, k, ranking="hybrid")
     if not hits:
         return Grounded(question, ())
-    evidence = _described(hits, library, captions)
-    if not impressions:
-        seen = Impression(library.embed_query(hits[0]), evidence[0])
+    evidence = described(hits, library, captions)
+    seen = None if impressions else Impression(library.embed_query(hits[0]), evidence[0])
+    return build_on(question, evidence, seen, fits)
+
+
+def build_on(question: Question, evidence: Sequence[Evidence], seen: Impression | None, fits: Fits) -> Grounded:
+    """Put what was retrieved into a question.
+
+    Args:
+        question: as it was asked.
+        evidence: what was retrieved, best first, with what is said of it.
+        seen: one of them, that the question is about as well; it is cited as the attachment that it is.
+        fits: whether the model can read a question; evidence that is too much is left out, the worst first.
+    """
+    if seen is not None:
         question = question.model_copy(update={"attachments": (seen,)})
-    read = 0 if impressions else 1  # what is seen is cited as the attachment that it is
     for count in range(len(evidence), 0, -1):
         informed = question.model_copy(update={"context": _context(question.context, evidence[:count])})
         if fits(informed):
-            return Grounded(informed, tuple(evidence[read:count]))
+            read = (piece for piece in evidence[:count] if seen is None or piece is not seen.evidence)
+            return Grounded(informed, tuple(read))
     return Grounded(question, ())
 
 
@@ -71,8 +83,8 @@ def require_same_encoder(library: MediaLibrary, fingerprint: str) -> None:
         )
 
 
-def _described(hits: Sequence[Hit], library: MediaLibrary, captions: Captions) -> list[Evidence]:
-    """The hits as evidence; what has neither text nor caption gets a caption from its embedding."""
+def described(hits: Sequence[Hit], library: MediaLibrary, captions: Captions) -> list[Evidence]:
+    """Hits as evidence; what has neither text nor caption gets a caption from its embedding."""
     silent = [hit for hit in hits if not (hit.text or hit.caption)]
     written = captions(np.stack([library.embed_query(hit) for hit in silent])) if silent else []
     said = dict(zip((hit.id for hit in silent), written, strict=True))
