@@ -30,6 +30,7 @@ SHOWN = {
         "cite": ["dog.wav@0.0-3.0s", '"text": "It is a dog."'],
         "stream": ["It is a guitar. It is used for playing songs."],
         "streamed": ["It is a guitar. It is used for playing songs.", PICTURE],
+        "ask-structured": ['"It is a duck."'],
         "index": ["<b>13</b> added"],
         "search": ["dog.wav@0.0-3.0s", AUDIO, "It is a dog."],
         "search-by-sound": ["bell.wav@0.0-3.0s", AUDIO, "bell.png", PICTURE],
@@ -48,6 +49,9 @@ SHOWN = {
         "ask-attached": ["It is a bell.", "share 100%", AUDIO],
         "stream": ["It is a piano."],
         "streamed": ["It is a piano.", "piano.obj", VIEW, "tuned in spring"],
+        "langchain-retriever": ["bell.wav@0.0-3.0s .* It is a bell.", "cast in 1712"],
+        "langchain-tools": ["1. dog.wav@0.0-3.0s", "It is a dog. \\[dog.wav@0.0-3.0s\\]"],
+        "llama-index": ["It is yellow. \\[helicopter.mp4@0.0-3.0s", VIDEO],
         "closed": ["duck.glb", VIEW],
     },
 }

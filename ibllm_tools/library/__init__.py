@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ibllm_tools.library.compaction import Compaction
-    from ibllm_tools.library.entry import Entry, Hit, IndexFailure, IndexReport, LibraryStats, SegmentHit
+    from ibllm_tools.library.entry import Entry, Hit, IndexFailure, IndexReport, LibraryStats, Ranking, SegmentHit
     from ibllm_tools.library.exporting import ExportReport
     from ibllm_tools.library.importing import ImportReport
-    from ibllm_tools.library.media_library import MediaLibrary, Ranking
+    from ibllm_tools.library.media_library import MediaLibrary
     from ibllm_tools.library.querying import Query
     from ibllm_tools.library.verification import LibraryCheck
     from ibllm_tools.store.index_verification import IndexDamage
@@ -26,7 +26,7 @@ _HOMES = {
     "LibraryStats": "library.entry",
     "MediaLibrary": "library.media_library",
     "Query": "library.querying",
-    "Ranking": "library.media_library",
+    "Ranking": "library.entry",
     "SegmentHit": "library.entry",
 }
 

@@ -6,7 +6,7 @@ The command line, the tools and MCP share the JSON schemas of these models.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,9 @@ from ibllm_tools.errors import InvalidRequestError, one_line
 from ibllm_tools.media.sniff import Modality
 
 Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
+
+Ranking = Literal["similarity", "words", "hybrid"]
+"""What puts hits in order: the embeddings, the words of captions, texts and titles, or both."""
 
 OWN_KEYS = frozenset(
     {"sha256", "source", "title", "modality", "mime", "index", "start", "end", "duration", "char_start", "char_end"}

@@ -23,7 +23,7 @@ from ibllm_tools.library.catalogue import (
 from ibllm_tools.library.compaction import Compaction, compact, complete_swap, size_on_disk
 from ibllm_tools.library.comparing import Labelling, Metadata, compare
 from ibllm_tools.library.encoding import Event, encode
-from ibllm_tools.library.entry import NAMED_TEXT, Entry, Hit, IndexReport, LibraryStats, checked_name, is_path
+from ibllm_tools.library.entry import NAMED_TEXT, Entry, Hit, IndexReport, LibraryStats, Ranking, checked_name, is_path
 from ibllm_tools.library.exporting import ExportReport, export_library
 from ibllm_tools.library.filtering import checked_where
 from ibllm_tools.library.importing import ImportReport, import_library
@@ -44,7 +44,6 @@ from ibllm_tools.store.database_file import SQLITE_FILE
 from ibllm_tools.store.embedder import Embedder
 from ibllm_tools.store.segments import DEFAULT_SETTINGS, SegmentSettings
 
-Ranking = Literal["similarity", "words", "hybrid"]
 Engine = Literal["local", "ray"]
 EntryT = TypeVar("EntryT", bound=Entry)
 DATABASE_FOLDER, ATTACHMENT_FOLDER = "chroma", "attachments"
@@ -656,6 +655,8 @@ class MediaLibrary:
 
     def _remove(self, records: Sequence[SourceRecord]) -> int:
         going = {record.source for record in records}
+        # A kill from here on leaves sources that the next run indexes again, and none that seem to have their entries.
+        self.catalogue.record([record.model_copy(update={"complete": False}) for record in records])
         self.catalogue.give_up(records, going=going)
         if records:
             self.catalogue.forget(going)

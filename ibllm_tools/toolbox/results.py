@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ibllm_tools.library.entry import Entry, Hit
+from ibllm_tools.library.entry import Entry, Hit, Ranking
 
 
 class SearchResult(BaseModel):
@@ -11,6 +11,11 @@ class SearchResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     hits: tuple[Hit, ...] = Field(description="One per source, best first.")
+    ranking: Ranking = Field(
+        default="similarity",
+        description="What the scores say: how well each fits, or, where words and similarity were fused (hybrid), only "
+        "how high both put it.",
+    )
 
 
 class MediaListing(BaseModel):

@@ -23,10 +23,14 @@ def answer_text(answer: Answer) -> str:
 
 
 def search_text(result: SearchResult) -> str:
-    """A line per source: ``1. dog.wav@0.0-3.0s (audio, score 0.91): It is a dog. <id>``."""
+    """A line per source: ``1. dog.wav@0.0-3.0s (audio, score 0.91): It is a dog. <id>``.
+
+    Scores that say no more than the order does are left out.
+    """
     if not result.hits:
         return "Nothing was found."
-    return "\n".join(f"{place}. {_hit(hit)}" for place, hit in enumerate(result.hits, 1))
+    scored = result.ranking == "similarity"
+    return "\n".join(f"{place}. {_hit(hit, scored)}" for place, hit in enumerate(result.hits, 1))
 
 
 def listing_text(listing: MediaListing) -> str:
@@ -50,8 +54,9 @@ def report_text(report: IndexReport) -> str:
     return "\n".join(lines)
 
 
-def _hit(hit: Hit) -> str:
-    return f"{one_line(hit.citation, CITED_CHARS)} ({hit.modality}, score {hit.score:.2f}): {_said(hit)} <{hit.id}>"
+def _hit(hit: Hit, scored: bool) -> str:
+    kind = f"{hit.modality}, score {hit.score:.2f}" if scored else hit.modality
+    return f"{one_line(hit.citation, CITED_CHARS)} ({kind}): {_said(hit)} <{hit.id}>"
 
 
 def _named(entry: Entry) -> str:

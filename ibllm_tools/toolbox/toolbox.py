@@ -11,7 +11,7 @@ from ibllm_tools.assistant.assistant import Assistant
 from ibllm_tools.assistant.grounding import cited, require_same_encoder
 from ibllm_tools.attachments import SCHEME, Attachment, Roots, allowed_path
 from ibllm_tools.errors import AttachmentAccessError, InvalidRequestError
-from ibllm_tools.library import Entry, IndexReport, MediaLibrary
+from ibllm_tools.library import Entry, IndexReport, MediaLibrary, Ranking
 from ibllm_tools.library.catalogue import SourceRecord, modality_of
 from ibllm_tools.library.progress import Progress
 from ibllm_tools.library.querying import Query, modalities, whole
@@ -108,16 +108,17 @@ class Toolbox:
         if not words and not examples:
             raise InvalidRequestError("neither query nor attachments, expected words or examples; pass one of them")
         conditions = [{"tags": {"$contains": tag}} for tag in dict.fromkeys(tags or ())]
+        # a fused score says how high both rankings put it; only that of the similarity says how well it fits
+        ranking: Ranking = "similarity" if examples or min_score is not None else "hybrid"
         hits = library.search(
             [*words, *examples],
             k,
             modality=modality or None,
             where={"$and": conditions} if len(conditions) > 1 else conditions[0] if conditions else None,
             min_score=min_score,
-            # a fused score says how high both rankings put it; only that of the similarity says how well it fits
-            ranking="similarity" if examples or min_score is not None else "hybrid",
+            ranking=ranking,
         )
-        return SearchResult(hits=tuple(hits))
+        return SearchResult(hits=tuple(hits), ranking=ranking)
 
     def index_media(
         self,

@@ -481,6 +481,23 @@ class TestStanding:
         assert [entry.name for entry in library.list()] == left
         assert sum(len(ids) for ids, _ in library.vectors("image", batch=3)) == len(left)
 
+    def test_a_deletion_that_was_cut_off_is_made_good_by_adding_again(
+        self, library: MediaLibrary, media: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def killed(sources: object) -> None:
+            raise StoreError("killed")
+
+        library.add(media)
+        entries = len(library)
+        with monkeypatch.context() as patch:
+            patch.setattr(library.catalogue, "forget", killed)
+            with pytest.raises(StoreError, match="killed"):
+                library.delete(*media.iterdir())
+        assert not library.verify(progress=False).ok
+        library.add(media)
+        assert library.verify(progress=False).ok
+        assert len(library) == entries
+
     def test_sources_may_be_deleted_while_they_are_gone_through(
         self, library: MediaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

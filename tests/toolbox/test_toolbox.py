@@ -367,7 +367,14 @@ class TestTexts:
     def test_a_hit_is_a_line_with_citation_and_reference(self, toolbox: Toolbox) -> None:
         result = toolbox.search_media("a barking dog", k=1)
         [hit] = result.hits
+        assert search_text(result) == f"1. {hit.citation} (audio): It is a dog. <{hit.id}>"
+
+    def test_a_score_is_shown_where_it_says_how_well_a_hit_fits(self, toolbox: Toolbox) -> None:
+        result = toolbox.search_media("a barking dog", k=1, min_score=0)
+        [hit] = result.hits
         assert search_text(result) == f"1. {hit.citation} (audio, score {hit.score:.2f}): It is a dog. <{hit.id}>"
+
+    def test_what_is_not_found_is_said(self) -> None:
         assert search_text(SearchResult(hits=())) == "Nothing was found."
 
     def test_a_source_is_a_line_with_its_handle(self, toolbox: Toolbox) -> None:

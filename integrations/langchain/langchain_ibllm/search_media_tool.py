@@ -17,7 +17,7 @@ class SearchMediaTool(MediaTool):
     """Finds media in the library, by words, by examples or by both; its artifact is a `SearchResult`.
 
     ``SearchResult.model_validate(message.artifact)`` gives it back. The content of the message has a line per source,
-    ``1. dog.wav@0.0-3.0s (audio, score 0.91): It is a dog. <id>``, and the id is what the other tools take.
+    ``1. dog.wav@0.0-3.0s (audio): It is a dog. <id>``, and the id is what the other tools take.
     """
 
     name: str = SEARCH

@@ -59,7 +59,7 @@ def test_search_finds_what_can_be_asked_about(tools: Tools, library: MediaLibrar
     output = tools["search_media"](query="a bell", k=1)
     assert isinstance(output.raw_output, SearchResult)
     (hit,) = output.raw_output.hits
-    assert output.content == f"1. bell.wav@0.0-3.0s (audio, score {hit.score:.2f}): It is a bell. <{hit.id}>"
+    assert output.content == f"1. bell.wav@0.0-3.0s (audio): It is a bell. <{hit.id}>"
     asked = tools["ask_attachment"](question="What is making this sound?", attachments=[hit.id])
     assert asked.content == "It is a bell. [bell.wav@0.0-3.0s]"
     assert tools["describe_attachment"](attachment=hit.handle).content == asked.content

@@ -81,7 +81,7 @@ def test_search_gives_references_that_the_other_tools_take(
 def test_search_takes_examples_and_conditions(search: SearchMediaTool) -> None:
     message = call(search, attachments=["bell.png"], k=1)
     assert message.text.startswith("1. bell.wav@")
-    assert call(search, query="a bell", modality=["point"]).text.startswith("1. duck.glb (point, score ")
+    assert call(search, query="a bell", modality=["point"]).text.startswith("1. duck.glb (point): ")
     assert call(search, query="a bell", modality=["point"], min_score=0.99).text == "Nothing was found."
 
 
