@@ -177,9 +177,9 @@ def _plan(task: Task, fingerprint: str, settings: SegmentSettings, limits: Limit
     try:
         attachment = task.open(limits)
         facts = identify(attachment, task.source, fingerprint, settings, limits)
-        there = known(facts.sha256, [(facts.id(segment), segment.modality) for segment in facts.segments])
     except IbllmError as error:
         return _Planned(task, error=error)
+    there = known(facts.sha256, [(facts.id(segment), segment.modality) for segment in facts.segments])
     waiting = deque(segment for segment in facts.segments if facts.id(segment) not in there)
     return _Planned(task, attachment, facts, frozenset(there), waiting)
 

@@ -481,6 +481,16 @@ class TestStanding:
         assert [entry.name for entry in library.list()] == left
         assert sum(len(ids) for ids, _ in library.vectors("image", batch=3)) == len(left)
 
+    def test_a_database_that_fails_is_no_failure_of_a_file(
+        self, library: MediaLibrary, media: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lost(*_: object) -> set[str]:
+            raise StoreError("reading failed")
+
+        monkeypatch.setattr(library, "_known", lost)
+        with pytest.raises(StoreError, match="reading failed"):
+            library.add(media)
+
     def test_a_deletion_that_was_cut_off_is_made_good_by_adding_again(
         self, library: MediaLibrary, media: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -72,9 +72,11 @@ def test_killed_while_it_is_written_to_it_loses_nothing_acknowledged(server: Ser
     media = write_texts(tmp_path / "media", range(12))
     acknowledged = list[str]()
     with open_library(server) as library:
-        threading.Timer(2.0, server.kill).start()
+        killing = threading.Timer(2.0, server.kill)
+        killing.start()
         with pytest.raises(StoreError, match=server.url):
             add_again_and_again(library, media, acknowledged)
+        killing.join()
     server.start()
     with open_library(server) as library:
         assert set(acknowledged) <= {record.source for record in library.sources()}
@@ -89,7 +91,7 @@ def add_again_and_again(library: MediaLibrary, media: Path, acknowledged: list[s
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for path in sorted(media.iterdir()):
-            library.add(path)
+            assert library.add(path).sources == 1
             acknowledged.append(str(path))
         acknowledged.clear()
         library.delete(*media.iterdir())
