@@ -13,8 +13,9 @@ file                 an attachment, by its MIME type: ``model/*`` is 3D, then ``
 ===================  ==============================================================================================
 
 An attachment comes as ``base64``, as ``url`` (path, ``file://``, ``data:``, ``http(s)://`` or ``att://``) or as
-``file_id`` (``att://``). OpenAI's ``image_url``, ``input_audio`` and ``file``, and LangChain's v0 blocks are read as
-the standard blocks that they stand for. Nothing is opened here: see :class:`~ibllm_tools.assistant.access.Announced`.
+``file_id`` (``att://``). OpenAI's ``image_url``, ``audio_url``, ``video_url``, ``input_audio`` and ``file``,
+Anthropic's ``image``, Gemini's ``media`` and LangChain's v0 blocks are read as the standard blocks that they stand for.
+Nothing is opened here: see :class:`~ibllm_tools.assistant.access.Announced`.
 """
 
 import json
@@ -57,9 +58,6 @@ def turns(messages: Sequence[BaseMessage]) -> "list[Turn]":
 def announced(block: object) -> Announced | None:
     """The attachment that a block of a message's content is; ``None`` for words, calls and files of other providers.
 
-    Besides what :func:`turns` reads, which LangChain made into standard blocks, ``video_url``, ``audio_url``, Gemini's
-    ``media``, and OpenAI's ``file`` of any type.
-
     Args:
         block: an item of ``message.content``.
 
@@ -68,10 +66,7 @@ def announced(block: object) -> Announced | None:
     """
     if not isinstance(block, dict) or "text" in (block.get("type"), block.get("source_type")):
         return None
-    file = block.get("file")
-    if isinstance(file, dict) and file.get("file_data"):  # LangChain takes every such file for a PDF
-        block = {"type": "file", "url": file["file_data"], "extras": file}
-    [standard] = map(_standard, _blocks(HumanMessage(content=[block])))
+    [standard] = _blocks(HumanMessage(content=[block]))
     carriers = {carrier: standard[carrier] for carrier in _CARRIERS if standard.get(carrier)}
     if standard.get("type") not in (*_MEDIA, "file") or not carriers:
         return None
@@ -103,10 +98,6 @@ def _turn(message: BaseMessage) -> "Turn":
     return Turn(role, "\n".join(word for word in words if word), tuple(attachments))
 
 
-def _as_json(arguments: Any) -> str:
-    return json.dumps(arguments, ensure_ascii=False, default=str)
-
-
 def _role(message: BaseMessage) -> "Role":
     said = message.role if isinstance(message, ChatMessage) else message.type
     kind = said.lower().removesuffix("messagechunk")
@@ -118,14 +109,24 @@ def _role(message: BaseMessage) -> "Role":
 
 
 def _blocks(message: BaseMessage) -> Iterator[Mapping[str, Any]]:
+    """The content of a message as standard blocks, and what stands for none of them as it is."""
+    if isinstance(message.content, list):
+        message = message.model_copy(update={"content": list(map(_with_open_type, message.content))})
     try:
-        blocks = message.content_blocks
+        blocks = [_standard(cast("Mapping[str, Any]", block)) for block in message.content_blocks]
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a block that is not what its type says
         raise InvalidRequestError(
             f"a content block that is not what its type says ({one_line(error)}); expected LangChain's standard blocks"
         ) from error
-    for block in blocks:
-        yield cast("Mapping[str, Any]", block)
+    yield from blocks
+
+
+def _with_open_type(block: Any) -> Any:
+    """The block; OpenAI's ``file``, which LangChain takes for a PDF whatever it holds, as one whose content decides."""
+    file = block.get("file") if isinstance(block, dict) else None
+    if isinstance(file, dict) and file.get("file_data"):
+        return {"type": "file", "url": file["file_data"], "extras": file}
+    return block
 
 
 def _standard(block: Mapping[str, Any]) -> Mapping[str, Any]:

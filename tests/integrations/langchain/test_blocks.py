@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from ibllm_tools import Access, Limits
 from ibllm_tools.assistant.access import Announced
 from ibllm_tools.errors import CorruptMediaError, InvalidRequestError, LimitExceededError, UnsupportedMediaError
-from langchain_ibllm.blocks import turns
+from langchain_ibllm.blocks import announced, turns
 
 HANDLE = "att://" + "0" * 64
 WAV = "UklGRg=="
@@ -69,6 +69,14 @@ def test_standard_blocks(block: dict[str, Any], expected: Announced) -> None:
             Announced(f"data:;base64,{WAV}", "audio"),
         ),
         ({"type": "file", "file": {"file_id": HANDLE}}, Announced(HANDLE)),
+        (
+            {"type": "file", "file": {"file_data": f"data:audio/wav;base64,{WAV}", "filename": "bell.wav"}},
+            Announced(f"data:audio/wav;base64,{WAV}", None, "bell.wav"),
+        ),
+        ({"type": "video_url", "video_url": {"url": "https://a.org/b.mp4"}}, Announced("https://a.org/b.mp4", "video")),
+        ({"type": "audio_url", "audio_url": "bell.wav"}, Announced("bell.wav", "audio")),
+        ({"type": "image_url", "image_url": "bell.png"}, Announced("bell.png", "image")),
+        ({"type": "media", "data": WAV, "mime_type": "audio/wav"}, Announced(f"data:;base64,{WAV}", "audio")),
         ({"type": "image", "source_type": "base64", "data": "AAAA"}, Announced("data:;base64,AAAA", "image")),
         ({"type": "audio", "source_type": "url", "url": "bell.wav"}, Announced("bell.wav", "audio")),
         (
@@ -77,8 +85,8 @@ def test_standard_blocks(block: dict[str, Any], expected: Announced) -> None:
         ),
     ],
 )
-def test_blocks_of_openai_anthropic_and_earlier_versions(block: dict[str, Any], expected: Announced) -> None:
-    assert read(block) == expected
+def test_blocks_of_providers_and_of_earlier_versions(block: dict[str, Any], expected: Announced) -> None:
+    assert read(block) == expected == announced(block)  # by the chat model as by the middleware
 
 
 def test_blocks_in_tool_messages_are_read() -> None:
@@ -133,7 +141,9 @@ def test_what_another_model_noted_for_itself_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"type": "video_url", "video_url": {"url": "a.mp4"}}, "of type 'video_url', expected text"),
+        ({"type": "media", "file_uri": "gs://bucket/a.png"}, "of type 'media', expected text"),
+        ({"type": "video_url", "video_url": 5}, "url is of type int"),
+        ({"type": "file", "file": {"file_data": 5}}, "url is of type int"),
         (
             {"type": "file", "url": "a.pdf", "mime_type": "application/pdf"},
             r"'file' \(application/pdf\), expected text",
@@ -147,7 +157,6 @@ def test_what_another_model_noted_for_itself_is_left_out() -> None:
         ({"type": "image", "file_id": "file-123"}, "'file-123': of another provider, expected an att:// handle"),
         ({"type": "text", "text": 7}, "text is of type int"),
         ({"type": "text"}, "text is of type NoneType"),
-        ({"type": "image_url", "image_url": "bell.png"}, "expected"),
         ({"type": "input_audio", "input_audio": None}, "expected"),
         ({"type": ["image"]}, "expected"),
     ],
