@@ -26,8 +26,11 @@ import re
 
 
 def one_line(text: object, longest: int = 120) -> str:
-    """The text without line breaks and control characters, shortened: what a message may quote of foreign input."""
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(text)).strip()
+    """The text without line breaks, control characters and half surrogate pairs, shortened.
+
+    That is what a message may quote of foreign input, and what can be written as UTF-8.
+    """
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", str(text)).strip()
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 

@@ -212,10 +212,18 @@ def test_refuses_what_is_no_attachment() -> None:
         Attachment(7)
     with pytest.raises(InvalidRequestError, match="sample_rate"):
         Attachment(b"words", sample_rate=8000)
+    with pytest.raises(InvalidRequestError, match="text of type int"):
+        Attachment.from_text(7)  # type: ignore[arg-type]
 
 
 def test_names_are_one_line_and_no_path() -> None:
     assert Attachment(b"words", name="../../a\nb.txt").name == "a b.txt"
+
+
+def test_a_name_that_is_no_unicode_can_be_written_all_the_same(tmp_path: Path) -> None:
+    attachment = Attachment(b"words", name="\ud800a.txt")
+    assert attachment.name == "a.txt"
+    assert AttachmentStore(tmp_path).put(attachment) == attachment.handle
 
 
 @pytest.mark.parametrize("kind", [str, Path])

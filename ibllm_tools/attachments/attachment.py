@@ -134,7 +134,9 @@ class Attachment(BaseModel):
 
     @classmethod
     def from_text(cls, text: str, *, name: str = "text", limits: Limits = DEFAULT_LIMITS) -> Self:
-        """Text given literally, such as a search query. Raises InvalidRequestError when it is blank."""
+        """Text given literally, such as a search query. Raises InvalidRequestError when it is blank or no text."""
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"text of type {type(text).__name__}, expected a string; convert it")
         if not text.strip():
             raise InvalidRequestError("blank text, expected some words; pass a text with content")
         return cls(text.encode("utf-8", errors="replace"), modality="text", name=name, limits=limits)
