@@ -54,7 +54,13 @@ def user_metadata(entry: Entry) -> dict[str, Any]:
 
 
 def stored_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """A document's metadata, under keys that a library takes; what its values may be is the library's to say."""
+    """A document's metadata, under keys that a library takes; what its values may be is the library's to say.
+
+    Raises:
+        InvalidRequestError: no mapping.
+    """
+    if not isinstance(metadata, Mapping):
+        raise InvalidRequestError(f"metadata of type {type(metadata).__name__}, expected a mapping for each text")
     return {PREFIX + key if _is_taken(key) else key: value for key, value in metadata.items()}
 
 

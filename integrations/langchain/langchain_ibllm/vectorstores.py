@@ -17,7 +17,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
 from ibllm_tools.attachments import SCHEME, Attachment, allowed_path
-from ibllm_tools.errors import InvalidRequestError
+from ibllm_tools.errors import InvalidRequestError, one_line
 from ibllm_tools.library import Entry, Hit, MediaLibrary, Query, Ranking
 from ibllm_tools.library.entry import NAMED_TEXT
 from ibllm_tools.media.sniff import Modality
@@ -124,11 +124,13 @@ class ImageBindVectorStore(VectorStore):
             The ids.
 
         Raises:
-            InvalidRequestError: a blank text, an id or metadata that cannot be stored, or not one of each. Nothing is
-                added then.
+            InvalidRequestError: a blank text, an id or metadata that cannot be stored, not one of each, or a single
+                text in place of several. Nothing is added then.
             StoreError: the library cannot be written, or has no store for its texts.
         """
         _refuse(kwargs)
+        if isinstance(texts, str):
+            raise InvalidRequestError("texts of type str, expected a list of them")
         given = list(texts)
         said: Sequence[Mapping[str, Any]] = metadatas or [{}] * len(given)
         names = [id_ or str(uuid4()) for id_ in ids or [None] * len(given)]
@@ -287,7 +289,13 @@ class ImageBindVectorStore(VectorStore):
         query_weights: Sequence[float] | None = None,
         diversity: float = 0.0,
         candidates: int | None = None,
+        **unknown: Any,
     ) -> list[Hit]:
+        if unknown:
+            raise InvalidRequestError(
+                f"option {one_line(next(iter(unknown)))!r}, expected some of filter, modality, min_score, ranking, "
+                "query_weights"
+            )
         return self.library.search(
             query,
             k,

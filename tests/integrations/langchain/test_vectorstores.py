@@ -93,6 +93,9 @@ class TestTexts:
         [
             (["a bell", " "], None, None, "blank text"),
             (["a bell", "a dog"], [{}], None, "2 texts, 1 metadatas"),
+            ("bell", None, None, "texts of type str, expected a list"),
+            (["a bell"], [None], None, "metadata of type NoneType"),
+            ([7], None, None, "text of type int"),
             (["a bell", "a dog"], None, ["a"], "1 ids"),
             (["a bell", "a dog"], [{}, {"x": {"y": 1}}], None, "of type dict"),
             (["a bell", "a dog"], None, ["a", "b\0"], "name"),
@@ -225,7 +228,7 @@ class TestSearching:
         assert ids(filled.similarity_search("red", ranking="words")) == ["e"]
 
     def test_unknown_options_are_refused(self, filled: ImageBindVectorStore) -> None:
-        with pytest.raises(TypeError, match="where_document"):
+        with pytest.raises(InvalidRequestError, match="option 'where_document', expected some of filter"):
             filled.similarity_search("a bell", where_document={})
 
 
