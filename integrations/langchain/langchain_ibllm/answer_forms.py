@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.json_schema import dereference_refs
 
 from ibllm_tools.errors import InvalidRequestError, one_line
@@ -29,6 +30,22 @@ class AnswerForm:
     kind: Literal["text", "json", "call"] = "text"
     schema: Mapping[str, Any] | None = None
     note: str = ""
+
+
+def as_tools(given: Sequence[Any]) -> list[Tool]:
+    """Anything that LangChain takes for a tool, described.
+
+    Raises:
+        InvalidRequestError: a tool that the caller does not run, such as a provider's search, or one without a name.
+        ValueError: what LangChain takes for no tool.
+    """
+    described = [convert_to_openai_tool(tool) for tool in given]
+    for tool in described:
+        function = tool.get("function")
+        said = function if isinstance(function, Mapping) else {}
+        if not isinstance(said.get("name"), str) or not isinstance(said.get("parameters"), Mapping | None):
+            raise InvalidRequestError(f"tool {one_line(tool)}, expected a function with a name and parameters")
+    return described
 
 
 def choose_form(
@@ -114,6 +131,10 @@ def _call(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(response_format, Mapping):
+        raise InvalidRequestError(
+            f"response_format {one_line(response_format)}, expected a mapping; with_structured_output takes classes"
+        )
     kind, described = response_format.get("type"), response_format.get("json_schema")
     schema = described.get("schema") if isinstance(described, Mapping) else None
     if kind == "json_object":

@@ -8,7 +8,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, get_executor_for_config
 
 from ibllm_tools.assistant.answer import Answer
-from ibllm_tools.errors import IbllmError
+from ibllm_tools.errors import IbllmError, InvalidRequestError
 from langchain_ibllm.asking import Request, ask_together
 from langchain_ibllm.gathering import Gathering
 
@@ -92,5 +92,8 @@ def _groups(
     if not inputs:
         return []
     configs = get_config_list(config, len(inputs))
-    size = min(size, configs[0].get("max_concurrency") or size)
+    most = configs[0].get("max_concurrency")
+    if most is not None and most < 1:
+        raise InvalidRequestError(f"max_concurrency={most}, expected at least 1; leave it out")
+    size = min(size, most or size)
     return [(inputs[start : start + size], configs[start : start + size]) for start in range(0, len(inputs), size)]

@@ -14,12 +14,12 @@ from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, Py
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, Field
 
 from ibllm_tools.errors import InvalidRequestError
-from langchain_ibllm.answer_forms import AnswerForm, checked_choice, choose_form, listed
+from langchain_ibllm.answer_forms import AnswerForm, as_tools, checked_choice, choose_form, listed
 from langchain_ibllm.answers import PROVIDER, as_last_chunk, as_message
 from langchain_ibllm.asking import Request, aask, ask, read_aside
 from langchain_ibllm.batching import abatched, batched
@@ -101,7 +101,7 @@ class ChatImageBindLLM(LocalModel, BaseChatModel):
 
         What is asked has a few more, of the prompt around it. Raises InvalidRequestError for what is not read.
         """
-        told = listed([convert_to_openai_tool(tool) for tool in tools]) if tools else ""
+        told = listed(as_tools(tools)) if tools else ""
         return sum(self.get_num_tokens(text) for text in (told, *(turn.text for turn in turns(messages))))
 
     # ---- answering
@@ -195,7 +195,7 @@ class ChatImageBindLLM(LocalModel, BaseChatModel):
         messages: Sequence[BaseMessage],
         stop: Sequence[str] | None,
         *,
-        tools: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Any] = (),
         tool_choice: str | bool | Mapping[str, Any] | None = None,
         response_format: Mapping[str, Any] | None = None,
         model: str | None = None,
@@ -206,9 +206,10 @@ class ChatImageBindLLM(LocalModel, BaseChatModel):
 
         options = self.sampling(**sampling)
         said = turns(messages)
+        offered = as_tools(tools)
         form = choose_form(
-            tools,
-            checked_choice(tool_choice, tools),
+            offered,
+            checked_choice(tool_choice, offered),
             response_format,
             answered=_answered(said),
             shown=any(turn.attachments for turn in said),
@@ -247,9 +248,10 @@ class ChatImageBindLLM(LocalModel, BaseChatModel):
             kwargs: further arguments of every call.
 
         Raises:
-            InvalidRequestError: no such tool.
+            InvalidRequestError: no such tool, or one that a provider runs.
+            ValueError: what LangChain takes for no tool.
         """
-        described = [convert_to_openai_tool(tool) for tool in tools]
+        described = as_tools(tools)
         return self.bind(tools=described, tool_choice=checked_choice(tool_choice, described), **kwargs)
 
     def with_structured_output(

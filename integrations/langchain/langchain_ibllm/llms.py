@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -9,7 +10,7 @@ from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.llms import LLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables import RunnableConfig
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ibllm_tools.assistant.answer import Answer, Question
 from ibllm_tools.errors import IbllmError
@@ -35,8 +36,16 @@ class ImageBindLLM(LocalModel, LLM):
 
     # A field, and no argument of a call: LangChain's cache looks at the fields alone.
     media: tuple[str, ...] = Field(
-        default=(), description="What every prompt is about: paths, URLs, data URIs or att:// handles."
+        default=(), description="What every prompt is about: path, URL, data URI or att:// handle, or several."
     )
+
+    @field_validator("media", mode="before")
+    @classmethod
+    def _media_as_texts(cls, value: Any) -> Any:
+        items = (value,) if isinstance(value, str | Path) else value
+        if not isinstance(items, list | tuple):
+            return value
+        return tuple(str(item) if isinstance(item, Path) else item for item in items)
 
     @property
     def _llm_type(self) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SAMPLING = ("max_new_tokens", "temperature", "top_p")
 _PER_CALL = ("model", "max_tokens", *_SAMPLING)
-
+_OPENING = Lock()  # of the process: with one of its own an object could not be copied
 
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 """Of every model; a class says it again, since LangChain's base, which ignores what it does not know, comes last."""
@@ -86,7 +86,6 @@ class LocalModel(BaseModel):
 
     _identity: str | None = PrivateAttr(default=None)
     _opened_library: Any = PrivateAttr(default=None)
-    _lock: Any = PrivateAttr(default_factory=Lock)
 
     @field_validator("model", mode="before")
     @classmethod
@@ -205,7 +204,7 @@ class LocalModel(BaseModel):
             raise InvalidRequestError(
                 f"library of type {type(self.library).__name__}, expected a MediaLibrary or its folder; open it first"
             )
-        with self._lock:
+        with _OPENING:
             if self._opened_library is None:
                 self._opened_library = MediaLibrary.open(self.library, embedder=assistant.embedder, create=False)
             library: MediaLibrary = self._opened_library

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import copy
+import pickle
 import subprocess
 import sys
 import threading
@@ -328,6 +330,11 @@ def test_it_is_written_and_read_back(media: Path, tmp_path: Path) -> None:
     assert ChatImageBindLLM.lc_id() == ["langchain_ibllm", "chat_models", "ChatImageBindLLM"]
 
 
+def test_it_is_copied_and_sent_to_other_processes() -> None:
+    chat = ChatImageBindLLM(max_tokens=7)
+    assert copy.deepcopy(chat) == pickle.loads(pickle.dumps(chat)) == chat
+
+
 def test_tokens_are_the_models_and_media_have_none(chat: ChatImageBindLLM, assistant: Assistant, media: Path) -> None:
     words = "What is the use of a bell?"
     bare = len(assistant.processor.tokenizer(words, add_special_tokens=False)["input_ids"])
@@ -427,29 +434,26 @@ async def test_cancelling_a_call_stops_the_model(chat: ChatImageBindLLM, endless
 async def test_the_event_loop_is_not_blocked(
     chat: ChatImageBindLLM, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = assistant.model.generate
+    begun, go, generate = threading.Event(), threading.Event(), assistant.model.generate
 
-    def slow(*args: Any, **options: Any) -> Any:
-        time.sleep(0.8)
+    def waiting(*args: Any, **options: Any) -> Any:
+        begun.set()
+        assert go.wait(20)  # only a loop that runs meanwhile lets it go
         return generate(*args, **options)
 
-    monkeypatch.setattr(assistant.model, "generate", slow)
-
-    async def longest_pause(work: Any) -> float:
-        pauses, task = [0.0], asyncio.ensure_future(work)
-        while not task.done():
-            began = time.perf_counter()
-            await asyncio.sleep(0.005)
-            pauses.append(time.perf_counter() - began)
-        await task
-        return max(pauses)
+    monkeypatch.setattr(assistant.model, "generate", waiting)
 
     async def read() -> None:
         async for _ in chat.astream("What is a bell?"):
             pass
 
     for work in (chat.ainvoke("What is a bell?"), read(), chat.abatch(["What is a bell?", "What is a car?"])):
-        assert await longest_pause(work) < 0.6
+        begun.clear()
+        go.clear()
+        task = asyncio.ensure_future(work)
+        assert await asyncio.to_thread(begun.wait, 20)
+        go.set()
+        await task
 
 
 # ---- batches
@@ -486,6 +490,8 @@ def test_large_batches_go_in_groups(generated: list[int]) -> None:
     chat.batch(["What is a bell?"] * 4, {"max_concurrency": 2})
     assert generated == [2, 2]
     assert chat.batch([]) == []
+    with pytest.raises(InvalidRequestError, match="max_concurrency=-1, expected at least 1"):
+        chat.batch(["What is a bell?"], {"max_concurrency": -1})
 
 
 def test_a_chain_batches_too(chat: ChatImageBindLLM, generated: list[int]) -> None:

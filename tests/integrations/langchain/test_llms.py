@@ -37,6 +37,14 @@ def test_prompts_may_be_about_media(media: Path, tmp_path: Path) -> None:
         ImageBindLLM(media=[str(media / "car.png")]).invoke("What is this?")
 
 
+def test_media_may_be_one_path_or_several(media: Path) -> None:
+    path = media / "car.png"
+    for about in (path, str(path), [path], (str(path),)):
+        assert ImageBindLLM(media=about).media == (str(path),)
+    with pytest.raises(ValidationError, match="media"):
+        ImageBindLLM(media=7)
+
+
 def test_what_a_generation_rests_on_is_told(media: Path) -> None:
     result = ImageBindLLM(media=[str(media / "bell.wav")], roots=media).generate(["What is this?", BELL])
     info = result.generations[0][0].generation_info

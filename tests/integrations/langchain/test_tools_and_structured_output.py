@@ -226,6 +226,26 @@ def test_choices_that_cannot_be_made_are_refused(choice: Any, tools: Any, messag
         checked_choice(choice, tools)
 
 
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "web_search_preview"},
+        {"type": "function", "function": {"description": "has no name"}},
+        {"type": "function", "function": {"name": "add", "parameters": "numbers"}},
+    ],
+)
+def test_what_is_no_function_is_refused(chat: ChatImageBindLLM, tool: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="expected a function with a name and parameters"):
+        chat.bind_tools([tool])
+    with pytest.raises(InvalidRequestError, match="expected a function with a name and parameters"):
+        chat.invoke("What is a bell?", tools=[tool])
+
+
+def test_a_response_format_that_is_none_is_refused(chat: ChatImageBindLLM) -> None:
+    with pytest.raises(InvalidRequestError, match="expected a mapping; with_structured_output takes classes"):
+        chat.invoke("What is a bell?", response_format=AIMessage)
+
+
 def test_the_form_of_an_answer() -> None:
     json = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
     nothing: dict[str, bool] = {"answered": False, "shown": False}
