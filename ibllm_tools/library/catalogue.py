@@ -207,6 +207,7 @@ class Catalogue:
             going: the sources whose records, as they are stored, will be gone or others.
             coming: records that will be stored, by their content.
         """
+        gone: dict[Modality, dict[str, None]] = {}
         for record in records:
             alike = self.with_content(record.sha256)
             staying = {other.content: other for other in alike if other.source not in going}
@@ -215,7 +216,9 @@ class Catalogue:
                 self._hand_over(record, heir)
             else:
                 for modality, ids in record.ids().items():
-                    self.entries(modality).delete(ids)
+                    gone.setdefault(modality, {}).update(dict.fromkeys(ids))
+        for modality, of_all in gone.items():  # at once: a deletion takes 14 ms, however many it deletes
+            self.entries(modality).delete(list(of_all))
 
     def _hand_over(self, record: SourceRecord, heir: SourceRecord) -> None:
         """Have those entries that name a source name another one, of the same content, in its place."""

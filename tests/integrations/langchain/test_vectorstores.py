@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from langchain_core.indexing import InMemoryRecordManager, index
 
 from ibllm_tools import Assistant, Attachment
 from ibllm_tools.errors import AttachmentAccessError, InvalidRequestError, StoreError, UnsupportedMediaError
+from ibllm_tools.store.chroma import VectorCollection
 from langchain_ibllm import ImageBindEmbeddings, ImageBindVectorStore
 
 LONG = "A bell rings in the tower, and somebody counts.\n\n" + "Nothing else is heard. " * 40 + " \n"
@@ -276,6 +277,19 @@ def test_deleting_without_ids_is_refused(store: ImageBindVectorStore) -> None:
         store.delete()
     store.delete([])
     assert found(store) == {"a"}
+
+
+def test_many_are_deleted_at_once(store: ImageBindVectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted, delete = [], VectorCollection.delete
+
+    def counting(collection: VectorCollection, ids: Sequence[str]) -> None:
+        deleted.append(len(ids))
+        delete(collection, ids)
+
+    monkeypatch.setattr(VectorCollection, "delete", counting)
+    store.delete(store.add_texts(["a bell", "a dog", "a duck"]))
+    assert deleted == [3, 3]  # entries and records
+    assert found(store) == set()
 
 
 async def test_the_event_loop_goes_on_meanwhile(
