@@ -1,11 +1,13 @@
 """What the tests of LangChain's models share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ibllm_tools import Assistant
+from langchain_ibllm import ChatImageBindLLM
 
 
 @pytest.fixture
@@ -20,3 +22,8 @@ def generated(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> list[int
 
     monkeypatch.setattr(assistant.model, "generate", counted)
     return sizes
+
+
+@pytest.fixture
+def chat(assistant: Assistant, media: Path) -> ChatImageBindLLM:
+    return ChatImageBindLLM(roots=media)

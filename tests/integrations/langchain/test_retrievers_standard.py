@@ -11,13 +11,17 @@ from ibllm_tools import Assistant, MediaLibrary
 from langchain_ibllm import ImageBindRetriever
 
 
+@pytest.fixture(scope="module")
+def filled(assistant: Assistant, media: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MediaLibrary]:
+    with MediaLibrary.open(tmp_path_factory.mktemp("library"), embedder=assistant.embedder) as library:
+        library.add(media / "bell.wav", media / "bell.png", media / "duck.glb", media / "car.png")
+        yield library
+
+
 class TestImageBindRetriever(RetrieversIntegrationTests):
     @pytest.fixture(autouse=True)
-    def filled(self, assistant: Assistant, media: Path, tmp_path: Path) -> Iterator[None]:
-        with MediaLibrary.open(tmp_path / "library", embedder=assistant.embedder) as library:
-            library.add(media / "bell.wav", media / "bell.png", media / "duck.glb", media / "car.png")
-            self.library = library
-            yield
+    def with_library(self, filled: MediaLibrary) -> None:
+        self.library = filled
 
     @property
     def retriever_constructor(self) -> type[ImageBindRetriever]:

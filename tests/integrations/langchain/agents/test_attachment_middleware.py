@@ -4,8 +4,6 @@ import base64
 import gc
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,19 +300,3 @@ def test_paths_below_the_roots_are_taken_in(assistant: Assistant, tmp_path: Path
     middleware = AttachmentMiddleware(assistant, roots=tmp_path, caption=False)
     [now] = rewritten(middleware, HumanMessage([{"type": "audio", "url": sound.as_uri()}], id="1"))
     assert texts(now) == [f"[attachment tone.wav (audio, 1.0 s): {Attachment(sound).handle}]"]
-
-
-def test_without_langchain_it_says_how_to_install_it() -> None:
-    code = (
-        "import sys; sys.modules['langchain'] = None; sys.modules['langchain.agents'] = None\n"
-        "from langchain_ibllm import ImageBindToolkit\n"
-        "try:\n"
-        "    from langchain_ibllm import AttachmentMiddleware\n"
-        "except ImportError as error:\n"
-        "    print(type(error).__name__, error)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == (
-        "MissingExtraError AttachmentMiddleware needs 'langchain', which is not installed: "
-        "pip install 'ibllm-tools[agents]'"
-    )

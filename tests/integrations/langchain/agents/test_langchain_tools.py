@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -285,29 +283,3 @@ class TestToolkit:
             pytest.raises(EncoderMismatchError, match="another"),
         ):
             ImageBindToolkit(assistant, library=library)
-
-
-def test_without_langchain_it_says_how_to_install_it() -> None:
-    code = (
-        "import sys; sys.modules['langchain_core'] = None\n"
-        "import langchain_ibllm\n"
-        "try:\n"
-        "    langchain_ibllm.ImageBindToolkit\n"
-        "except ImportError as error:\n"
-        "    print(type(error).__name__, error)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == (
-        "MissingExtraError langchain_ibllm.ImageBindToolkit needs 'langchain_core', which is not installed: "
-        "pip install 'ibllm-tools[langchain]'"
-    )
-
-
-@pytest.mark.parametrize(
-    "statement", ["import langchain_ibllm", "from langchain_ibllm import SearchMediaTool, ImageBindToolkit"]
-)
-def test_importing_is_light(statement: str) -> None:
-    heavy = "{'torch', 'transformers', 'chromadb', 'langgraph', 'langchain'}"
-    code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
