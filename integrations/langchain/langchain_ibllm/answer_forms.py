@@ -39,7 +39,7 @@ def as_tools(given: Sequence[Any]) -> list[Tool]:
         InvalidRequestError: a tool that the caller does not run, such as a provider's search, or one without a name.
         ValueError: what LangChain takes for no tool.
     """
-    described = [convert_to_openai_tool(tool) for tool in given]
+    described: list[Tool] = [convert_to_openai_tool(tool) for tool in given]
     for tool in described:
         function = tool.get("function")
         said = function if isinstance(function, Mapping) else {}

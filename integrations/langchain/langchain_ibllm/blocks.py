@@ -13,9 +13,9 @@ file                 an attachment, by its MIME type: ``model/*`` is 3D, then ``
 ===================  ==============================================================================================
 
 An attachment comes as ``base64``, as ``url`` (path, ``file://``, ``data:``, ``http(s)://`` or ``att://``) or as
-``file_id`` (``att://``). OpenAI's ``image_url``, ``audio_url``, ``video_url``, ``input_audio`` and ``file``,
-Anthropic's ``image``, Gemini's ``media`` and LangChain's v0 blocks are read as the standard blocks that they stand for.
-Nothing is opened here: see :class:`~ibllm_tools.assistant.access.Announced`.
+``file_id`` (``att://``). OpenAI's ``image_url``, ``audio_url``, ``video_url``, ``input_audio``, ``input_image``,
+``input_file`` and ``file``, Anthropic's ``image``, Gemini's ``media`` and LangChain's v0 blocks are read as the
+standard blocks that they stand for. Nothing is opened here: see :class:`~ibllm_tools.assistant.access.Announced`.
 """
 
 import json
@@ -138,6 +138,10 @@ def _standard(block: Mapping[str, Any]) -> Mapping[str, Any]:
     if kind in _LINKS:
         link = value.get(kind)
         return {"type": _LINKS[kind], "url": link.get("url") if isinstance(link, Mapping) else link}
+    if kind == "input_image" and value.get("image_url"):
+        return {"type": "image", "url": value["image_url"]}
+    if kind == "input_file" and (url := value.get("file_data") or value.get("file_url")):
+        return {"type": "file", "url": url, "filename": value.get("filename")}
     if kind == "media" and value.get("data"):  # with file_uri it is a file that the provider keeps
         return {"type": "file", "base64": value["data"], "mime_type": value.get("mime_type")}
     return block

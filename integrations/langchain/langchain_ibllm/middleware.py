@@ -42,9 +42,9 @@ class AttachmentMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     see the original. The messages of the state are rewritten, under the same ids, so that checkpoints hold handles too
     (but for the one with which a run begins: with ``durability="exit"`` that is not written).
 
-    What cannot be used, such as a damaged file or a PDF, is named with the reason. Text files, files that another
-    provider keeps, and everything else stay as they are. Put it first among the middleware: what comes before it
-    sees the content.
+    What cannot be used, such as a damaged file, a PDF or a URL that may not be fetched, is named with the reason: left
+    as it is, it would end the run with a model that reads text. Text files, files that another provider keeps, and
+    everything else stay as they are. Put it first among the middleware: what comes before it sees the content.
 
     Args:
         assistant: the model, by name or folder, or an assistant; as in `ImageBindToolkit`.

@@ -76,6 +76,12 @@ def test_standard_blocks(block: dict[str, Any], expected: Announced) -> None:
         ({"type": "video_url", "video_url": {"url": "https://a.org/b.mp4"}}, Announced("https://a.org/b.mp4", "video")),
         ({"type": "audio_url", "audio_url": "bell.wav"}, Announced("bell.wav", "audio")),
         ({"type": "image_url", "image_url": "bell.png"}, Announced("bell.png", "image")),
+        ({"type": "input_image", "image_url": "https://a.org/b.png"}, Announced("https://a.org/b.png", "image")),
+        (
+            {"type": "input_file", "filename": "bell.wav", "file_data": f"data:audio/wav;base64,{WAV}"},
+            Announced(f"data:audio/wav;base64,{WAV}", None, "bell.wav"),
+        ),
+        ({"type": "input_file", "file_url": "https://a.org/b"}, Announced("https://a.org/b")),
         ({"type": "media", "data": WAV, "mime_type": "audio/wav"}, Announced(f"data:;base64,{WAV}", "audio")),
         ({"type": "image", "source_type": "base64", "data": "AAAA"}, Announced("data:;base64,AAAA", "image")),
         ({"type": "audio", "source_type": "url", "url": "bell.wav"}, Announced("bell.wav", "audio")),
@@ -142,6 +148,8 @@ def test_what_another_model_noted_for_itself_is_left_out() -> None:
     ("block", "message"),
     [
         ({"type": "media", "file_uri": "gs://bucket/a.png"}, "of type 'media', expected text"),
+        ({"type": "input_file", "file_id": "file-123"}, "of type 'input_file', expected text"),
+        ({"type": "input_image", "image_url": {"url": "a.png"}}, "url is of type dict"),
         ({"type": "video_url", "video_url": 5}, "url is of type int"),
         ({"type": "file", "file": {"file_data": 5}}, "url is of type int"),
         (
