@@ -8,7 +8,7 @@ from PIL import Image
 from pydantic import ValidationError
 from sample_files import png
 
-from ibllm_tools.attachments import Attachment, AttachmentStore
+from ibllm_tools.attachments import Attachment, AttachmentStore, common_roots
 from ibllm_tools.errors import (
     AttachmentAccessError,
     AttachmentNotFoundError,
@@ -224,6 +224,18 @@ def test_a_name_that_is_no_unicode_can_be_written_all_the_same(tmp_path: Path) -
     attachment = Attachment(b"words", name="\ud800a.txt")
     assert attachment.name == "a.txt"
     assert AttachmentStore(tmp_path).put(attachment) == attachment.handle
+
+
+def test_a_root_below_the_home_folder_may_be_written_short(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Attachment(picture, roots="~").name == picture.name
+    assert common_roots(["~"], [tmp_path / "inside"]) == [tmp_path / "inside"]
+    with pytest.raises(AttachmentAccessError, match="outside the allowed folders, expected a file below ~/inside"):
+        Attachment(picture, roots="~/inside")
+    with pytest.raises(AttachmentAccessError, match="not a usable path"):
+        Attachment(picture, roots="~nobody-of-this-name/media")
 
 
 @pytest.mark.parametrize("kind", [str, Path])

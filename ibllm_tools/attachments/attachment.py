@@ -214,12 +214,13 @@ def allowed_path(path: Path, roots: Roots) -> Path:
     Raises:
         AttachmentAccessError: it lies outside, or is no usable path.
     """
+    allowed = None if roots is None else _listed_roots(roots)
     try:
         resolved = path.expanduser().resolve()
+        folders = None if allowed is None else _resolved(allowed)
     except (OSError, ValueError, RuntimeError) as error:
         raise AttachmentAccessError(f"{one_line(path)}: not a usable path ({one_line(error)}); check it") from error
-    allowed = None if roots is None else _listed_roots(roots)
-    if allowed is not None and not _within(resolved, [Path(root).resolve() for root in allowed]):
+    if allowed is not None and folders is not None and not _within(resolved, folders):
         raise AttachmentAccessError(
             f"{one_line(path)}: outside the allowed folders, expected a file below "
             f"{', '.join(map(str, allowed)) or 'none'}; move it there or allow its folder"
@@ -231,13 +232,18 @@ def common_roots(some: Roots, others: Roots) -> Roots:
     """The folders in which everything lies in a root of both."""
     if some is None or others is None:
         return others if some is None else some
-    first, second = ([Path(root).resolve() for root in _listed_roots(roots)] for roots in (some, others))
-    return [*(root for root in first if _within(root, second)), *(root for root in second if _within(root, first))]
+    first, second = (_resolved(_listed_roots(roots)) for roots in (some, others))
+    narrower = [*(root for root in first if _within(root, second)), *(root for root in second if _within(root, first))]
+    return list(dict.fromkeys(narrower))
 
 
 def _listed_roots(roots: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
     # A text is a sequence of texts too: taken as one, "/srv/media" would allow "/", and with it everything.
     return [roots] if isinstance(roots, str | Path) else roots
+
+
+def _resolved(roots: Sequence[str | Path]) -> list[Path]:
+    return [Path(root).expanduser().resolve() for root in roots]
 
 
 def _within(path: Path, folders: Sequence[Path]) -> bool:

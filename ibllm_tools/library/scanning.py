@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibllm_tools.attachments import SCHEME, Attachment, Roots
+from ibllm_tools.attachments import SCHEME, Attachment, Roots, allowed_path
 from ibllm_tools.errors import AttachmentAccessError, AttachmentError, AttachmentNotFoundError, IbllmError, one_line
 from ibllm_tools.media.limits import Limits
 
@@ -198,15 +198,10 @@ def _files_below(folder: Path, without: Sequence[Path], found: Scan) -> Iterator
 def _file_task(path: Path, roots: Roots) -> Task | Refusal:
     name = one_line(path)
     try:
-        resolved = path.resolve()
-        str(resolved).encode("utf-8")
-        allowed = [roots] if isinstance(roots, str | Path) else roots
-        if allowed is not None and not any(resolved.is_relative_to(Path(root).resolve()) for root in allowed):
-            reason = (
-                f"{name}: outside the allowed folders, expected a file below {', '.join(map(str, allowed)) or 'none'}"
-            )
-            return Refusal(name, AttachmentAccessError(f"{reason}; move it there or allow its folder"))
-        return _with_status(resolved, None)
+        str(path.resolve()).encode("utf-8")
+        return _with_status(allowed_path(path.absolute(), roots), None)
+    except AttachmentAccessError as error:
+        return Refusal(name, error)
     except FileNotFoundError:
         return Refusal(name, AttachmentNotFoundError(f"{name}: no such file; check the path"))
     except UnicodeEncodeError:
