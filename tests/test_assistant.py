@@ -151,6 +151,11 @@ def test_every_field_of_the_schemas_is_described(model: type[Answer]) -> None:
 # ---- bad requests
 
 
+def test_the_largest_weights_are_shares_too(assistant: Assistant, media: dict[str, Path]) -> None:
+    answer = assistant.ask("What?", media["image"], media["audio"], weights=[1e308, 1e308])
+    assert [piece.weight for piece in answer.evidence] == [0.5, 0.5]
+
+
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")], [1, float("inf")], ["a", "b"], 3])
 def test_weights_that_do_not_fit_are_refused(assistant: Assistant, media: dict[str, Path], weights: object) -> None:
     with pytest.raises(InvalidRequestError):

@@ -70,7 +70,9 @@ def shares(question: Question) -> list[float]:
         raise InvalidRequestError(f"{len(weights)} weights for {count} attachments; give one weight per attachment")
     if count and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
         raise InvalidRequestError(f"weights {weights}, expected finite, non-negative numbers that are not all zero")
-    return [weight / sum(weights) for weight in weights]
+    most = max(weights, default=1.0)  # large ones would add up to infinity
+    scaled = [weight / most for weight in weights]
+    return [weight / sum(scaled) for weight in scaled]
 
 
 def _is_text(text: str) -> bool:
