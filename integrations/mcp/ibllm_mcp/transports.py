@@ -82,6 +82,12 @@ def transport_security(host: str, allowed_hosts: Sequence[str] = ()) -> Transpor
     Raises:
         InvalidRequestError: as :func:`serve_http`.
     """
+    for name in allowed_hosts:
+        if not name or "/" in name:
+            raise InvalidRequestError(
+                f"allowed host {one_line(name)!r}, expected what a Host header holds, such as media.example or "
+                "media.example:8000; leave out scheme and path"
+            )
     local = host in (*LOOPBACK, "::1")
     if not local and not allowed_hosts:
         raise InvalidRequestError(

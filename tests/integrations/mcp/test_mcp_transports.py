@@ -202,6 +202,12 @@ async def test_requests_under_other_names_are_not_answered(
         assert response.status_code == status
 
 
+@pytest.mark.parametrize("name", ["", "https://media.example", "media.example/mcp"])
+def test_an_allowed_name_that_no_request_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequestError, match="expected what a Host header holds"):
+        transport_security("127.0.0.1", [name])
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "media.example", ""])
 def test_an_address_that_others_reach_needs_the_names_they_use(host: str) -> None:
     with pytest.raises(InvalidRequestError, match="no authentication"):
