@@ -41,7 +41,7 @@ def main() -> None:
         MediaLibrary.open(Path(folder) / "library", embedder=assistant.embedder, captioner=assistant) as library,
     ):
         library.add(MEDIA / "*.wav", caption=True, progress=False)
-        llm, embedding = ImageBindLLM(assistant), ImageBindEmbedding(assistant)
+        llm, embedding = ImageBindLLM(assistant), ImageBindEmbedding(assistant, roots=[MEDIA])
         recordings = ImageBindRetriever(library, similarity_top_k=1)
         notes = text_index(Path(folder) / "notes", embedding).as_retriever(similarity_top_k=1)
         both = QueryFusionRetriever(

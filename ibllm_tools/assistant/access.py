@@ -1,11 +1,11 @@
 """What an assistant may open on behalf of whoever asks, and how it cites what it opened."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ibllm_tools.assistant.answer import Evidence
-from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore, Origin, Roots
+from ibllm_tools.attachments import SCHEME, Attachment, AttachmentStore, Origin, Roots, common_roots
 from ibllm_tools.media.audio import probe_audio
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
 from ibllm_tools.media.sniff import Modality
@@ -42,6 +42,23 @@ class Access:
     store: AttachmentStore | None = None
     limits: Limits = DEFAULT_LIMITS
     allow_fetch: bool = False
+
+    def on_behalf_of(
+        self, *, roots: Roots, store: AttachmentStore | None = None, allow_fetch: bool = False
+    ) -> "Access":
+        """What a face may open for whoever talks to it, where its owner may open what this access allows.
+
+        Args:
+            roots: of the face; a path must lie in one of these and in one of this access's. None is as this access.
+            store: of the face; that of this access where it has none.
+            allow_fetch: whether the face fetches URLs.
+        """
+        return replace(
+            self,
+            roots=common_roots(self.roots, roots),
+            store=self.store if store is None else store,
+            allow_fetch=allow_fetch,
+        )
 
     def open(self, source: Any) -> Attachment:
         """The source, or `Announced` source, as a checked attachment; one that was opened before is taken as it is.

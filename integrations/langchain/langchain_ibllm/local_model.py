@@ -21,7 +21,7 @@ from pydantic import (
 from ibllm_tools.assistant.access import Access, Announced
 from ibllm_tools.assistant.answer import Question
 from ibllm_tools.assistant.model_folder import MINI
-from ibllm_tools.attachments import AttachmentStore, common_roots
+from ibllm_tools.attachments import AttachmentStore
 from ibllm_tools.errors import InvalidRequestError, one_line
 from langchain_ibllm.asking import Request
 
@@ -147,10 +147,9 @@ class LocalModel(BaseModel):
         A ready assistant's own roots and limits hold as well, and its store where none is given here.
         """
         own = Access() if self.assistant is None else self.assistant.access
-        return Access(
-            roots=common_roots(own.roots, self.roots or ()),
-            store=own.store if self.attachments is None else AttachmentStore(self.attachments),
-            limits=own.limits,
+        return own.on_behalf_of(
+            roots=self.roots or (),
+            store=None if self.attachments is None else AttachmentStore(self.attachments),
             allow_fetch=self.allow_fetch,
         )
 

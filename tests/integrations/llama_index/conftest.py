@@ -28,7 +28,7 @@ def library(assistant: Assistant, media: Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def llm(assistant: Assistant) -> ImageBindLLM:
-    return ImageBindLLM(assistant)
+    return ImageBindLLM(assistant, roots=None)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from llama_index.embeddings.ibllm import ImageBindEmbedding
 
 @pytest.fixture(scope="session")
 def embedding(assistant: Assistant) -> ImageBindEmbedding:
-    return ImageBindEmbedding(assistant)
+    return ImageBindEmbedding(assistant, roots=None)
 
 
 def test_all_kinds_share_one_space(embedding: ImageBindEmbedding, assistant: Assistant, media: Path) -> None:
@@ -44,7 +44,7 @@ def test_an_image_comes_in_any_form(embedding: ImageBindEmbedding, media: Path) 
 
 
 def test_batches_say_the_same_in_their_order(assistant: Assistant, media: Path) -> None:
-    embedding = ImageBindEmbedding(assistant, embed_batch_size=2)
+    embedding = ImageBindEmbedding(assistant, roots=media, embed_batch_size=2)
     sounds = [media / "bell.wav", media / "dog.wav", media / "small_siren.wav"]
     for each, row in zip(sounds, embedding.get_audio_embeddings(sounds), strict=True):
         assert embedding.get_audio_embedding(each) == pytest.approx(row, abs=1e-4)
@@ -73,15 +73,13 @@ async def test_asynchronous_calls_say_the_same(embedding: ImageBindEmbedding, me
     assert await embedding.aget_media_embeddings([film]) == embedding.get_media_embeddings([film])
 
 
-async def test_the_event_loop_is_free_meanwhile(
-    embedding: ImageBindEmbedding, assistant: Assistant, media: Path, unblocked: Any
-) -> None:
+async def test_the_event_loop_is_free_meanwhile(embedding: ImageBindEmbedding, media: Path, unblocked: Any) -> None:
     for call in (
         lambda: embedding.aget_text_embedding_batch(["a bell", "a dog"]),
         lambda: embedding.aget_image_embedding(str(media / "car.png")),
         lambda: embedding.aget_audio_embedding(media / "bell.wav"),
     ):
-        assert await unblocked(assistant.embedder, "embed", call)
+        assert await unblocked(embedding.assistant.embedder, "embed", call)
 
 
 def test_without_settings_no_path_is_read_and_no_url_fetched(media: Path, store: AttachmentStore) -> None:
@@ -114,6 +112,6 @@ def test_it_is_written_down_and_read_again(media: Path) -> None:
 
 def test_callbacks_see_media_too(assistant: Assistant, media: Path) -> None:
     handler = LlamaDebugHandler(print_trace_on_end=False)
-    embedding = ImageBindEmbedding(assistant, callback_manager=CallbackManager([handler]))
+    embedding = ImageBindEmbedding(assistant, roots=media, callback_manager=CallbackManager([handler]))
     embedding.get_audio_embeddings([media / "bell.wav", media / "dog.wav"])
     assert len(handler.get_event_pairs(CBEventType.EMBEDDING)) == 1

@@ -12,6 +12,7 @@ import pytest
 from llama_index.core.base.llms.types import (
     AudioBlock,
     ChatMessage,
+    ChatResponse,
     CitableBlock,
     ContentBlock,
     DocumentBlock,
@@ -25,10 +26,11 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.schema import ImageDocument, ImageNode
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError, field_validator
 
-from ibllm_tools import Answer, Assistant, AttachmentStore
+from ibllm_tools import Access, Answer, Assistant, AttachmentStore
 from ibllm_tools.assistant import shared
+from ibllm_tools.assistant.shared import with_access
 from ibllm_tools.assistant.streaming import AnswerStream
 from ibllm_tools.errors import AttachmentAccessError, InvalidRequestError, UnsupportedMediaError
 from llama_index.llms.ibllm import ImageBindLLM
@@ -254,6 +256,25 @@ def test_structured_predictions_always_fit(llm: ImageBindLLM, media: Path) -> No
     assert isinstance(response.raw, Thing)
 
 
+class Even(BaseModel):
+    number: Literal[1]
+
+    @field_validator("number")
+    @classmethod
+    def even(cls, number: int) -> int:
+        raise ValueError(f"{number} is odd")
+
+
+def test_an_object_that_cannot_be_made_says_why(llm: ImageBindLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = PromptTemplate("How many bells?")
+    with pytest.raises(InvalidRequestError, match=r"no Even, for number: Value error, 1 is odd, which its schema"):
+        llm.structured_predict(Even, prompt)
+    cut = ChatResponse(message=ChatMessage(content='{"num'), additional_kwargs={"finish_reason": "length"})
+    monkeypatch.setattr(ImageBindLLM, "chat", lambda *_, **__: cut)
+    with pytest.raises(InvalidRequestError, match="no Even, for it was cut off"):
+        llm.structured_predict(Even, prompt)
+
+
 async def test_structured_predictions_are_asynchronous_too(llm: ImageBindLLM) -> None:
     prompt = PromptTemplate("Describe a {thing}.")
     assert isinstance(await llm.astructured_predict(Thing, prompt, thing="bell"), Thing)
@@ -276,10 +297,38 @@ def test_a_pickle_is_as_closed_as_it_was(assistant: Assistant, media: Path) -> N
         again.chat([asked("What is this?", ImageBlock(path=media / "car.png"))])
 
 
-def test_an_assistant_brings_its_own_access(assistant: Assistant, media: Path) -> None:
+def test_an_assistant_that_may_open_anything_opens_no_more_than_the_roots(assistant: Assistant, media: Path) -> None:
+    shown = asked("What is this?", ImageBlock(path=media / "car.png"))
+    assert assistant.access.roots is None
+    with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
+        ImageBindLLM(assistant).chat([shown])
+    assert "car" in str(ImageBindLLM(assistant, roots=media).chat([shown]))
+
+
+def test_the_roots_of_an_assistant_hold_as_well(assistant: Assistant, media: Path, tmp_path: Path) -> None:
+    shown = asked("What is this?", ImageBlock(path=media / "car.png"))
+    for roots in (media, None):
+        with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
+            ImageBindLLM(with_access(assistant, Access(roots=tmp_path)), roots=roots).chat([shown])
+
+
+def test_what_is_written_down_of_an_assistant_is_as_closed_as_it_was(assistant: Assistant, tmp_path: Path) -> None:
+    bound = with_access(assistant, Access(roots=tmp_path))
+    for llm in (ImageBindLLM(bound, roots=None), ImageBindLLM(bound, roots=tmp_path.parent)):
+        assert ImageBindLLM.from_dict(llm.to_dict()).roots == pickle.loads(pickle.dumps(llm)).roots == [str(tmp_path)]
+
+
+def test_a_setting_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="unknown setting root; expected"):
+        ImageBindLLM(root="media")
+    with pytest.raises(ValidationError, match="roots"):
+        ImageBindLLM(roots=5)
+
+
+def test_an_assistant_says_which_model_it_is(assistant: Assistant) -> None:
     assert ImageBindLLM(assistant).model == "mini"
-    with pytest.raises(InvalidRequestError, match="assistant= together with roots, which it has already"):
-        ImageBindLLM(assistant, roots=media)
+    with pytest.raises(InvalidRequestError, match="assistant= together with dtype, which it has already"):
+        ImageBindLLM(assistant, dtype="float32")
 
 
 def test_prompts_are_planned_by_what_the_model_reads(llm: ImageBindLLM, assistant: Assistant) -> None:

@@ -38,7 +38,7 @@ class ImageBindEmbedding(ModelSettings, MultiModalEmbedding):
     """
 
     def __init__(self, assistant: "Assistant | None" = None, **settings: Any) -> None:
-        """Take the settings, or an assistant that is loaded already, whose own access then holds."""
+        """Take the settings; an assistant that is loaded already stands for those of the model."""
         if "model_name" in settings:
             model = settings.setdefault("model", settings["model_name"])
             if str(model) != str(settings["model_name"]):

@@ -284,8 +284,12 @@ def _parsed(output_cls: type[Model], response: ChatResponse) -> Model:
     try:
         result = output_cls.model_validate_json(text)
     except ValidationError as error:
-        raise InvalidRequestError(
-            f"{one_line(text)}: no {output_cls.__name__}, for it was cut off, expected the whole; raise max_tokens"
-        ) from error
+        if response.additional_kwargs["finish_reason"] == "length":
+            reason = "it was cut off, expected the whole; raise max_tokens"
+        else:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or output_cls.__name__
+            reason = f"{place}: {first['msg']}, which its schema does not say; say it there, or ask for less"
+        raise InvalidRequestError(f"{one_line(text)}: no {output_cls.__name__}, for {one_line(reason, 300)}") from error
     dispatcher.event(LLMStructuredPredictEndEvent(output=result))
     return result

@@ -53,7 +53,8 @@ class ImageBindToolSpec(BaseToolSpec):
 
     Args:
         library: what is searched, filled with the assistant's encoder.
-        assistant: answers, and says what may be opened; by default made of the settings when it is first needed.
+        assistant: answers; by default made of the settings when it is first needed. It opens no more for the agent than
+            the settings say.
         writable: whether the agent may add files to the library.
         settings: which model, and what may be opened, as in `ImageBindLLM`: nothing but data URIs and what is in the
             library by default, ``roots=["media"]`` for paths, ``attachments="store"`` for handles.
@@ -71,11 +72,6 @@ class ImageBindToolSpec(BaseToolSpec):
         writable: bool = False,
         **settings: Any,
     ) -> None:
-        unknown = sorted(set(settings) - set(ModelSettings.model_fields))
-        if unknown:
-            raise InvalidRequestError(
-                f"unknown setting {', '.join(unknown)}; expected {', '.join(ModelSettings.model_fields)}"
-            )
         self._settings, self._library = ModelSettings(assistant, **settings), library
         self._lock = Lock()
         self._made: Toolbox | None = None
