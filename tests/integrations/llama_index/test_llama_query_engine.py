@@ -58,6 +58,13 @@ def test_an_image_in_the_query_is_what_it_is_about(engine: ImageBindQueryEngine,
     assert str(engine.query(QueryBundle("", image_path=str(media / "dog.wav")))).startswith("It is a dog.")
 
 
+def test_a_handle_of_the_library_is_what_a_query_is_about(engine: ImageBindQueryEngine, library: MediaLibrary) -> None:
+    (dog,) = [entry for entry in library.list(modality="audio") if entry.name == "dog.wav"]
+    for query in (QueryBundle("What is making this sound?", image_path=dog.handle), dog.handle):
+        response = engine.query(query)
+        assert str(response).startswith("It is a dog. [dog.wav@0.0-3.0s")
+
+
 def test_nothing_is_said_of_what_is_not_found(library: MediaLibrary, llm: ImageBindLLM) -> None:
     engine = ImageBindQueryEngine.from_library(library, llm, where={"room": "attic"})
     assert (str(engine.query("a bell")), engine.query("a bell").source_nodes) == ("Nothing was found.", [])

@@ -130,7 +130,7 @@ class ImageBindSynthesizer(BaseSynthesizer):
     def _grounding(self, query: QueryType, nodes: Sequence[NodeWithScore]) -> _Grounding:
         bundle = QueryBundle(query) if isinstance(query, str) else query
         assistant = self._answering.assistant
-        question = _asked(bundle)
+        question = self._asked(bundle)
         hits = {node.node_id: hit for node in nodes if (hit := self._hit(node)) is not None}
         cited = dict(zip(hits, described(list(hits.values()), self._library, assistant.captions), strict=True))
         readable = [node for node in nodes if node.node_id in cited or _content(node)]
@@ -148,6 +148,19 @@ class ImageBindSynthesizer(BaseSynthesizer):
                 "that the model reads and writes; use smaller chunks or a larger model"
             )
         return _Grounding(grounded.question, grounded.evidence, used)
+
+    def _asked(self, bundle: QueryBundle) -> Question:
+        """The question, about the example if there is one; as `ImageBindRetriever`, a handle stands for it too."""
+        from ibllm_tools.assistant.assistant import DESCRIBE
+
+        text, example = bundle.query_str.strip(), bundle.image_path
+        if text.startswith("att://"):
+            text, example = "", example or text
+        if not example:
+            return Question(text=bundle.query_str)
+        own = not example.startswith("att://") or example in (self._answering.assistant.access.store or ())
+        shown = example if own else self._library.attachment(example)
+        return Question(text=text or DESCRIBE, attachments=(shown,))
 
     def _from_texts(self, query_str: str, text_chunks: Sequence[str]) -> _Grounding:
         from ibllm_tools.assistant.conversation import Turn, conversation
@@ -170,15 +183,6 @@ class ImageBindSynthesizer(BaseSynthesizer):
 
     def _update_prompts(self, prompts_dict: PromptDictType) -> None:
         """Nothing: the model was tuned on one form of prompt."""
-
-
-def _asked(bundle: QueryBundle) -> Question:
-    from ibllm_tools.assistant.assistant import DESCRIBE
-
-    text = bundle.query_str
-    if bundle.image_path:
-        return Question(text=text if text.strip() else DESCRIBE, attachments=(bundle.image_path,))
-    return Question(text=text)
 
 
 def _content(node: NodeWithScore) -> str:
