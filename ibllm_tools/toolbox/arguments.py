@@ -3,25 +3,54 @@
 The docstring of each model is the tool's description.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+import json
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ibllm_tools.errors import one_line
 from ibllm_tools.media.sniff import Modality
 
 MAX_ATTACHMENTS = 16
 MAX_HITS = 50
 MAX_LISTED = 200
+MAX_CHARS = 100_000
+"""Of a question or of words to look for: millions would be tokenised for a minute, only to be found too long."""
 
 REFERENCE = "att:// handle, id of a search hit (then only that part of it), or file path"
+
+
+PROBLEMS_SHOWN = 3
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with arguments, in one line: the first few fields with the reasons."""
+    items = error.errors(include_url=False, include_input=False)
+    shown = [": ".join([*([".".join(map(str, item["loc"]))] if item["loc"] else []), item["msg"]]) for item in items]
+    more = f" and {len(shown) - PROBLEMS_SHOWN} more" if len(shown) > PROBLEMS_SHOWN else ""
+    return "; ".join(one_line(each, 200) for each in shown[:PROBLEMS_SHOWN]) + more
 
 
 class _Arguments(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _are_unicode(cls, arguments: Any) -> Any:
+        # JSON can announce halves of characters: a result or an error that quotes one could not be sent
+        try:
+            json.dumps(arguments, ensure_ascii=False, default=str).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError("no valid Unicode; write it otherwise") from error
+        return arguments
+
 
 class AskAttachmentArguments(_Arguments):
     """Ask about images, sounds, videos or 3D models: what they show or sound like. Answers with citations."""
 
-    question: str = Field(min_length=1, description="The question or instruction, in plain words.")
+    question: str = Field(
+        min_length=1, max_length=MAX_CHARS, description="The question or instruction, in plain words."
+    )
     attachments: list[str] = Field(
         default_factory=list,
         max_length=MAX_ATTACHMENTS,
@@ -44,7 +73,7 @@ class DescribeAttachmentArguments(_Arguments):
 class SearchMediaArguments(_Arguments):
     """Find images, sounds, videos, 3D models and texts in the media library, by words, by example, or by both."""
 
-    query: str | None = Field(default=None, description="What is looked for, in plain words.")
+    query: str | None = Field(default=None, max_length=MAX_CHARS, description="What is looked for, in plain words.")
     attachments: list[str] = Field(
         default_factory=list,
         max_length=MAX_ATTACHMENTS,

@@ -9,7 +9,7 @@ import mcp_types
 from pydantic import BaseModel, ValidationError
 
 from ibllm_tools.assistant.answer import Answer
-from ibllm_tools.errors import InvalidRequestError, one_line
+from ibllm_tools.errors import InvalidRequestError
 from ibllm_tools.library import IndexReport
 from ibllm_tools.toolbox import (
     AskAttachmentArguments,
@@ -24,8 +24,7 @@ from ibllm_tools.toolbox import (
     report_text,
     search_text,
 )
-
-PROBLEMS_SHOWN = 3
+from ibllm_tools.toolbox.arguments import problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +76,10 @@ class MediaTool:
         Raises:
             InvalidRequestError: they are not those of the input schema.
         """
-        _require_unicode(arguments)
         try:
             model = self.arguments.model_validate({key: self._unquoted(key, arguments[key]) for key in arguments})
         except ValidationError as error:
-            problems = [_problem(item) for item in error.errors(include_url=False, include_input=False)]
-            more = "" if len(problems) <= PROBLEMS_SHOWN else f" and {len(problems) - PROBLEMS_SHOWN} more"
-            shown = "; ".join(problems[:PROBLEMS_SHOWN])
-            raise InvalidRequestError(f"{self.name}: {shown}{more}; see its input schema") from error
+            raise InvalidRequestError(f"{self.name}: {problems(error)}; see its input schema") from error
         return {field: getattr(model, field) for field in self.arguments.model_fields}
 
     def _unquoted(self, key: str, value: Any) -> Any:
@@ -96,19 +91,6 @@ class MediaTool:
             return json.loads(value)
         except (ValueError, RecursionError):
             return value
-
-
-def _require_unicode(arguments: Mapping[str, Any]) -> None:
-    """Refuse halves of characters, which JSON can announce: an answer that quotes one could not be sent."""
-    try:
-        json.dumps(arguments, ensure_ascii=False, default=str).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidRequestError("arguments that are no valid Unicode; write them otherwise") from error
-
-
-def _problem(error: Any) -> str:
-    place = ".".join(map(str, error["loc"]))
-    return one_line(f"{place}: {error['msg']}" if place else error["msg"], 200)
 
 
 TOOLS = (

@@ -90,6 +90,7 @@ def test_files_are_added_where_it_may_be_written_to(assistant: Assistant, media:
         ("describe_attachment", {"attachment": "https://example.com/bell.wav"}, "fetching URLs is switched off"),
         ("ask_attachment", {"attachments": ["bell.wav"]}, "Error: question: Field required; call ask_attachment again"),
         ("search_media", {"query": "bell", "k": 1000}, "k: Input should be less than or equal to 50"),
+        ("describe_attachment", {"attachment": "\ud800.wav"}, "Error: Value error, no valid Unicode"),
         ("search_media", {}, "neither query nor attachments"),
         ("list_media", {"colour": "red"}, "colour: Extra inputs are not permitted"),
     ],
@@ -126,10 +127,18 @@ def test_without_settings_only_the_library_can_be_opened(library: MediaLibrary, 
     assert tools["describe_attachment"](attachment=handle).content == "It is a bell. [bell.wav@0.0-3.0s]"
 
 
-def test_an_assistant_brings_its_own_access(assistant: Assistant, media: Path, store: AttachmentStore) -> None:
-    bound = with_access(assistant, Access(roots=(), store=store))
-    tools = named(ImageBindToolSpec(assistant=bound))
+def test_an_assistant_that_may_open_anything_opens_nothing_for_an_agent(assistant: Assistant, media: Path) -> None:
+    tools = named(ImageBindToolSpec(assistant=assistant))
+    output = tools["describe_attachment"](attachment=str(media / "dog.wav"))
+    assert isinstance(output.exception, AttachmentAccessError)
+
+
+def test_the_store_of_an_assistant_is_looked_into(assistant: Assistant, media: Path, store: AttachmentStore) -> None:
+    tools = named(ImageBindToolSpec(assistant=with_access(assistant, Access(store=store))))
     assert tools["describe_attachment"](attachment=store.put(media / "dog.wav")).content.startswith("It is a dog.")
+
+
+def test_a_setting_that_there_is_not_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="unknown setting folder"):
         ImageBindToolSpec(folder="media")
 

@@ -7,6 +7,7 @@ from llama_index.core.tools import FunctionTool, ToolOutput
 from pydantic import BaseModel, ValidationError
 
 from ibllm_tools.errors import IbllmError, InvalidRequestError, one_line
+from ibllm_tools.toolbox.arguments import problems
 
 
 class MediaTool(FunctionTool):
@@ -35,13 +36,12 @@ class MediaTool(FunctionTool):
         try:
             arguments = schema.model_validate({**dict(zip(schema.model_fields, args, strict=False)), **kwargs})
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            raise InvalidRequestError(f"{one_line(wrong, 400)}; call {self.metadata.name} again") from error
+            raise InvalidRequestError(f"{problems(error)}; call {self.metadata.name} again") from error
         return dict(arguments)
 
     def _failed(self, error: IbllmError, kwargs: Mapping[str, Any]) -> ToolOutput:
         return ToolOutput(
-            content=f"Error: {one_line(error, 400)}",
+            content=f"Error: {one_line(error, 800)}",
             tool_name=self.metadata.get_name(),
             raw_input=dict(kwargs),
             raw_output=str(error),
