@@ -1,15 +1,16 @@
 """The server: the five tools and the library's resources, over one toolbox."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import anyio
-import anyio.to_thread
 import mcp_types
 from mcp import MCPError
 from mcp.server import MCPServer
@@ -73,7 +74,8 @@ class MediaServer(MCPServer[None]):
             for tool in TOOLS
             if (has_library or not tool.needs_library) and not (read_only and tool.writes)
         }
-        self._limiter = anyio.CapacityLimiter(WORKERS)
+        # not anyio's threads: a call that is cancelled leaves them to the next while its work still goes on
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="ibllm-mcp")
         super().__init__(
             name,
             title="ImageBind-LLM",
@@ -176,7 +178,7 @@ class MediaServer(MCPServer[None]):
 
     async def _in_worker(self, work: Callable[[], T]) -> T:
         """Off the event loop. A call that is cancelled returns at once; its work goes on to where it can stop."""
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+        return await asyncio.wrap_future(self._workers.submit(copy_context().run, work))
 
 
 def create_server(

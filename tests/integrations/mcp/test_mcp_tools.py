@@ -13,7 +13,8 @@ import mcp
 import pytest
 
 from ibllm_mcp import LazyToolbox, MediaServer, create_server
-from ibllm_tools import Answer, Assistant, IndexReport, MediaLibrary
+from ibllm_mcp.server import WORKERS
+from ibllm_tools import Access, Answer, Assistant, IndexReport, MediaLibrary
 from ibllm_tools.errors import InvalidRequestError, StoreError
 from ibllm_tools.toolbox import MediaListing, SearchResult, Toolbox
 
@@ -260,6 +261,8 @@ async def test_lists_that_a_client_sends_as_text_are_understood(server: MediaSer
     [
         ("ask_attachment", {}, "question: Field required"),
         ("ask_attachment", {"question": ""}, "question: String should have at least 1 character"),
+        ("ask_attachment", {"question": "?" * 10_000_000}, "question: String should have at most 100000 characters"),
+        ("search_media", {"query": "?" * 10_000_000}, "query: String should have at most 100000 characters"),
         ("ask_attachment", {"question": "?", "attachments": "bell.wav"}, "attachments: Input should be a valid list"),
         ("ask_attachment", {"question": "?", "attachments": [{"path": "bell.wav"}]}, "attachments.0: "),
         ("ask_attachment", {"question": "?", "attachments": ["bell.wav"] * 17}, "at most 16 items"),
@@ -359,7 +362,8 @@ async def test_indexing_a_folder_does_not_follow_links_out_of_the_root(assistant
 
 
 async def test_halves_of_characters_are_refused(server: MediaServer) -> None:
-    assert "no valid Unicode" in await error_of(server, "ask_attachment", question="What is a \ud800?")
+    for arguments in ({"question": "What is a \ud800?"}, {"question": "?", "attachments": ["\ud800"]}):
+        assert "no valid Unicode" in await error_of(server, "ask_attachment", **arguments)
 
 
 async def test_without_roots_no_file_can_be_opened(assistant: Assistant, library: MediaLibrary, root: Path) -> None:
@@ -380,6 +384,18 @@ async def test_the_roots_of_the_assistant_do_not_open_the_server(assistant: Assi
 def test_roots_that_are_no_folders_are_refused(assistant: Assistant, roots: Any) -> None:
     with pytest.raises(InvalidRequestError, match="root"):
         create_server(assistant, roots=roots)
+
+
+async def test_roots_below_the_home_folder_may_be_written_short(
+    assistant: Assistant, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))  # no shell expands what a client has in its configuration
+    with MediaLibrary.open(None, embedder=assistant.embedder) as library:
+        toolbox = Toolbox(assistant, library, access=Access(roots=["~/media"]))
+        server = MediaServer(LazyToolbox(lambda: toolbox), roots=["~/media"])
+        assert text_of(await call(server, "describe_attachment", attachment="bell.wav")).startswith("It is a bell.")
+        assert "1 added" in text_of(await call(server, "index_media", paths=["bell.wav"]))
+        assert "1 added" in text_of(await call(server, "index_media", paths=["pict*/*"]))
 
 
 async def test_a_file_is_named_by_its_whole_path_where_a_relative_one_would_be_another(
@@ -525,6 +541,35 @@ async def test_a_call_that_is_cancelled_while_the_model_is_loaded_does_not_begin
         may_load.set()
         assert "bell" in text_of(await client.call_tool("ask_attachment", {"question": "What is a bell?"}))
     assert begun == []
+
+
+async def test_no_more_calls_are_worked_on_at_a_time_though_clients_cancel_them(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    may_end = threading.Event()
+    describe = Toolbox.describe_attachment
+
+    def slow(self: Toolbox, attachment: str) -> Answer:
+        begun.append(attachment)
+        assert may_end.wait(30)
+        return describe(self, attachment)
+
+    monkeypatch.setattr(Toolbox, "describe_attachment", slow)
+    server = create_server(assistant)
+    async with mcp.Client(server) as client:
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                for _ in range(2 * WORKERS):
+                    group.start_soon(client.call_tool, "describe_attachment", {"attachment": "x"})
+                while len(begun) < WORKERS:
+                    await anyio.sleep(0.01)
+                await anyio.sleep(0.05)
+                group.cancel_scope.cancel()
+            assert len(begun) == WORKERS
+        may_end.set()
+        assert "bell" in text_of(await client.call_tool("ask_attachment", {"question": "What is a bell?"}))
+    assert len(begun) == WORKERS
 
 
 async def test_several_calls_run_at_a_time(server: MediaServer) -> None:
