@@ -66,7 +66,7 @@ def test_literal_text() -> None:
     attachment = Attachment.from_text("a ringing bell")
     assert (attachment.modality, decode_text(attachment.source)) == ("text", "a ringing bell")
     with pytest.raises(InvalidRequestError, match="blank text"):
-        Attachment.from_text("  ")
+        Attachment.from_text("  \0")
 
 
 def test_an_image_array_and_a_pillow_image_keep_their_pixels() -> None:
@@ -120,7 +120,8 @@ def test_the_announced_modality_must_agree_with_the_content(picture: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["<svg width='1'/>", "v 0 0 0\nf 1 1 1", "OFF is a switch", "%PDF in words", "RIFF and WAVE"]
+    "text",
+    ["<svg width='1'/>", "v 0 0 0\nf 1 1 1", "OFF is a switch", "%PDF in words", "RIFF and WAVE", "a\0b\x01"],
 )
 def test_text_given_literally_is_text_whatever_it_looks_like(text: str, tmp_path: Path) -> None:
     opened = Attachment.from_text(text)

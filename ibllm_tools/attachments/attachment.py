@@ -31,7 +31,7 @@ from ibllm_tools.errors import (
 from ibllm_tools.media.arrays import encode_array, encode_image
 from ibllm_tools.media.fetch import fetch
 from ibllm_tools.media.limits import DEFAULT_LIMITS, Limits
-from ibllm_tools.media.sniff import NPY, MediaType, Modality, sniff, sniff_text
+from ibllm_tools.media.sniff import NPY, UNWRITTEN, MediaType, Modality, sniff, sniff_text
 from ibllm_tools.media.source import Source, open_source, source_size
 
 if TYPE_CHECKING:
@@ -134,9 +134,13 @@ class Attachment(BaseModel):
 
     @classmethod
     def from_text(cls, text: str, *, name: str = "text", limits: Limits = DEFAULT_LIMITS) -> Self:
-        """Text given literally, such as a search query. Raises InvalidRequestError when it is blank or no text."""
+        """Text given literally, such as a search query. Raises InvalidRequestError when it is blank or no text.
+
+        Control characters, which texts out of PDF files often hold, become blanks.
+        """
         if not isinstance(text, str):
             raise InvalidRequestError(f"text of type {type(text).__name__}, expected a string; convert it")
+        text = UNWRITTEN.sub(" ", text)
         if not text.strip():
             raise InvalidRequestError("blank text, expected some words; pass a text with content")
         return cls(text.encode("utf-8", errors="replace"), modality="text", name=name, limits=limits)

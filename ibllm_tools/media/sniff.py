@@ -29,6 +29,10 @@ READABLE = (
 )
 
 
+UNWRITTEN = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+"""Characters that no text file has."""
+
+
 class MediaType(NamedTuple):
     """The modality (``point`` is everything 3D: meshes and point clouds) and the MIME type."""
 
@@ -214,7 +218,7 @@ def _text_of(head: bytes) -> str | None:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < HEAD_BYTES)
     except UnicodeDecodeError:
         return None
-    return None if re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text) else text
+    return None if UNWRITTEN.search(text) else text
 
 
 def _foreign_kind(head: bytes) -> str:
