@@ -100,7 +100,7 @@ def scan(sources: Iterable[Any], *, roots: Roots = None, without: Sequence[Path]
     """
     found, known = Scan([], []), set[str]()
     for source in sources:
-        for item in _expanded(source, without, found):
+        for item in _expanded(source, roots, without, found):
             if isinstance(item, Refusal):
                 found.refusals.append(item)
                 continue
@@ -129,7 +129,7 @@ def has_gone(path: str) -> bool:
     return False
 
 
-def _expanded(source: Any, without: Sequence[Path], found: Scan) -> Iterator[Path | Task | Refusal]:
+def _expanded(source: Any, roots: Roots, without: Sequence[Path], found: Scan) -> Iterator[Path | Task | Refusal]:
     if isinstance(source, Refusal | Task):
         yield source
     elif isinstance(source, Attachment):
@@ -138,7 +138,7 @@ def _expanded(source: Any, without: Sequence[Path], found: Scan) -> Iterator[Pat
         reason = "handles and URLs are indexed as attachments; pass Attachment(...), which can open them"
         yield Refusal(one_line(source), AttachmentAccessError(f"{one_line(source)}: {reason}"))
     elif isinstance(source, str | os.PathLike):
-        yield from _paths(Path(source).expanduser(), without, found)
+        yield from _paths(Path(source).expanduser(), roots, without, found)
     else:
         reason = f"{type(source).__name__}, expected a path, a folder, a glob or an Attachment"
         yield Refusal(one_line(source), AttachmentError(f"{one_line(source)}: {reason}"))
@@ -155,28 +155,55 @@ def _attachment_task(attachment: Attachment) -> Task | Refusal:
         return Refusal(str(path), AttachmentNotFoundError(reason))
 
 
-def _paths(path: Path, without: Sequence[Path], found: Scan) -> Iterator[Path | Refusal]:
+def _paths(path: Path, roots: Roots, without: Sequence[Path], found: Scan) -> Iterator[Path | Refusal]:
     try:
         if path.is_dir():
             yield from _files_below(path.resolve(), without, found)
         elif not path.exists() and GLOB & set(str(path)):
-            found_paths = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
-            matches = sorted(found_paths)
-            if not matches:
-                yield Refusal(
-                    str(path), AttachmentNotFoundError(f"{one_line(path)}: nothing matches; check the pattern")
-                )
-            for match in map(Path, matches):
-                if match.is_dir() or any(match.resolve().is_relative_to(folder) for folder in without):
-                    continue
-                if match.suffix.lower() in MEDIA_SUFFIXES:
-                    yield match
-                else:
-                    found.ignored += 1
+            yield from _matches(path, roots, without, found)
         else:
             yield path
     except (OSError, ValueError) as error:
         yield Refusal(one_line(path), AttachmentAccessError(f"{one_line(path)}: not a usable path ({one_line(error)})"))
+
+
+def _matches(pattern: Path, roots: Roots, without: Sequence[Path], found: Scan) -> Iterator[Path | Refusal]:
+    """The files that a glob matches. Links may lead it out of the roots: what is there is not named."""
+    matches = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+    if not matches:
+        reason = f"{one_line(pattern)}: nothing matches; check the pattern"
+        yield Refusal(str(pattern), AttachmentNotFoundError(reason))
+    outside = 0
+    for match in map(Path, matches):
+        place = _target(match)
+        if match.is_dir() or any(place.is_relative_to(folder) for folder in without):
+            continue
+        if match.suffix.lower() not in MEDIA_SUFFIXES:
+            found.ignored += 1
+        elif _is_allowed(place, roots):
+            yield match
+        else:
+            outside += 1
+    if outside:
+        reason = f"{one_line(pattern)}: {outside:,} matches lie outside the allowed folders; allow theirs, too"
+        yield Refusal(str(pattern), AttachmentAccessError(reason))
+
+
+def _target(match: Path) -> Path:
+    try:
+        return match.resolve()
+    except RuntimeError:  # a link to itself, which is refused when it is opened
+        return match.absolute()
+
+
+def _is_allowed(path: Path, roots: Roots) -> bool:
+    if path.is_symlink():  # to itself
+        return True
+    try:
+        allowed_path(path, roots)
+    except AttachmentAccessError:
+        return False
+    return True
 
 
 def _files_below(folder: Path, without: Sequence[Path], found: Scan) -> Iterator[Path | Refusal]:

@@ -111,6 +111,11 @@ class TestAdding:
         report = library.add([str(media / "**" / "*.glb"), media / "red.png"], str(media / "*.py"))
         assert (report.added, report.ignored) == (2, 1)
 
+    def test_a_link_to_itself_does_not_end_a_glob(self, library: MediaLibrary, media: Path) -> None:
+        (media / "a.png").symlink_to("a.png")
+        report = library.add(media / "*.png")
+        assert (report.added, [Path(failure.source).name for failure in report.failures]) == (1, ["a.png"])
+
     def test_a_given_caption_is_stored(self, library: MediaLibrary, media: Path) -> None:
         library.add(media / "red.png", caption="A red square.")
         assert next(library.list()).caption == "A red square."

@@ -18,6 +18,7 @@ from ibllm_tools import Access, Answer, Assistant, IndexReport, MediaLibrary
 from ibllm_tools.errors import InvalidRequestError, StoreError
 from ibllm_tools.toolbox import MediaListing, SearchResult, Toolbox
 
+SAMPLES = Path(__file__).parents[3] / "examples" / "media"
 NAMES = ["ask_attachment", "describe_attachment", "search_media", "index_media", "list_media"]
 
 
@@ -359,6 +360,21 @@ async def test_indexing_a_folder_does_not_follow_links_out_of_the_root(assistant
         result = await call(server, "index_media", paths=["."])
         assert IndexReport.model_validate(result.structured_content).added == 0
         assert len(library) == 0
+
+
+async def test_a_glob_that_links_lead_out_of_the_root_names_nothing_there(assistant: Assistant, tmp_path: Path) -> None:
+    for folder in ("root", "other"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(SAMPLES / "bell.png", tmp_path / folder / f"{folder}.png")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "root" / "loop").symlink_to(tmp_path / "root")
+    with MediaLibrary.open(None, embedder=assistant.embedder) as library:
+        server = create_server(assistant, library=library, roots=tmp_path / "root")
+        result = await call(server, "index_media", paths=["**/*.png", "l*/o*.png"])
+        report = IndexReport.model_validate(result.structured_content)
+    assert (report.added, len(report.failures)) == (1, 2)
+    assert report.failures[1].reason.startswith("l*/o*.png: 1 matches lie outside the allowed folders")
+    assert "other" not in result.model_dump_json()
 
 
 async def test_halves_of_characters_are_refused(server: MediaServer) -> None:
