@@ -103,8 +103,8 @@ def test_ctrl_c_ends_the_server_at_once() -> None:
         command("--model", "/no/such/model"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stderr is not None
-        while b"/no/such/model" not in process.stderr.readline():
-            pass
+        while b"/no/such/model" not in (line := process.stderr.readline()):
+            assert line
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
 
