@@ -285,9 +285,9 @@ def test_doctor_says_what_an_encoder_alone_is_good_for(tmp_path: Path, capsys: p
 
 def test_ctrl_c_while_libraries_are_imported_ends_at_once() -> None:
     code = (
-        "import os, signal\nfrom ibllm_tools.cli.terminal import interrupted_at_once\n"
+        "import signal\nfrom ibllm_tools.cli.terminal import interrupted_at_once\n"
         "with interrupted_at_once():\n"
-        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    try: signal.raise_signal(signal.SIGINT)\n"
         "    except BaseException: pass\n"
         "    print('swallowed')"
     )
