@@ -104,6 +104,19 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+def chained(count: int) -> dict[str, Any]:
+    """A schema that refers to one that refers to one that..."""
+    links = {f"s{place}": {"$ref": f"#/$defs/s{place + 1}"} for place in range(count - 1)}
+    return {"$ref": "#/$defs/s0", "$defs": {**links, f"s{count - 1}": {"type": "string"}}}
+
+
 @pytest.fixture(scope="session")
 def compiler(assistant: Assistant) -> SchemaCompiler:
     """As the assistant has it: of a vocabulary of 768 tokens, most of them bytes and pieces of words."""
@@ -284,6 +297,12 @@ def test_a_vocabulary_like_llama_s_that_is_narrower_than_the_logits() -> None:
         ({"enum": []}, "Unsatisfiable"),
         ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "no answer was found that fits"),
         ({"type": "string", "minLength": 9000}, "no answer was found that fits"),
+        ({**THREE, "required": 3}, "required"),
+        ({**THREE, "required": [["a"]]}, "required"),
+        ({"const": "\ud800"}, "cannot be followed: unexpected end of hex escape"),
+        (nested(101), "nested 102 levels deep"),
+        (nested(100_000), "nested too deeply, expected at most 100 levels"),
+        (chained(5_000), "refers to 5,000 schemas, expected"),
         ({"const": float("nan")}, "is no JSON schema"),
         ({"const": {1, 2}}, "is no JSON schema"),
         ("{}", "type str, expected a JSON schema"),
@@ -295,6 +314,10 @@ def test_what_is_no_schema_or_cannot_be_followed_is_refused(assistant: Assistant
     with pytest.raises(InvalidRequestError, match=reason) as refused:
         assistant.ask("What?", BELL, schema=schema)
     assert "\n" not in str(refused.value)
+
+
+def test_references_may_be_many_where_nothing_is_deep(compiler: SchemaCompiler) -> None:
+    require_valid(rambled(compiler, chained(300), 20), chained(300))
 
 
 def test_stop_texts_are_refused_with_a_schema(assistant: Assistant) -> None:

@@ -78,12 +78,14 @@ class SchemaCompiler:
         vocabulary = self._opened()
         from llguidance import LLMatcher
 
-        grammar = LLMatcher.grammar_from_json_schema(text, overrides=STRICT)  # type: ignore[arg-type]  # of a TypedDict
-        matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            raise InvalidRequestError(
-                f"schema {one_line(text, 60)} cannot be followed: {one_line(matcher.get_error())}"
-            )
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=STRICT)  # type: ignore[arg-type]  # a TypedDict
+            matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
+            reason = matcher.get_error()
+        except ValueError as error:  # half a surrogate pair, say
+            reason = str(error)
+        if reason:
+            raise InvalidRequestError(f"schema {one_line(text, 60)} cannot be followed: {one_line(reason)}")
         landmarks = Landmarks(property_names(whole), pattern_bytes(whole))
         return AnswerGrammar(matcher, vocabulary, longest, landmarks)
 

@@ -10,6 +10,12 @@ from ibllm_tools.errors import InvalidRequestError, one_line
 
 Schema = Mapping[str, Any] | type[BaseModel]
 
+MOST_NESTED = 100
+"""Levels of braces and brackets in a schema."""
+MOST_LEVELS = 1_000
+"""The same, times what a schema refers to: llguidance follows references on the stack, and the process ends with it."""
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _ONE = ("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
 _SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -20,14 +26,17 @@ def as_json_schema(schema: Schema) -> dict[str, Any]:
     """The JSON schema of a pydantic model, or a copy of the schema that it is already.
 
     Raises:
-        InvalidRequestError: it is neither, or not JSON.
+        InvalidRequestError: it is neither, not JSON, or nested too deeply.
     """
     try:
         if isinstance(schema, type) and issubclass(schema, BaseModel):
-            return schema.model_json_schema()
+            return _shallow(schema.model_json_schema())
         if isinstance(schema, Mapping):
-            copy: dict[str, Any] = json.loads(json.dumps(dict(schema), allow_nan=False))
-            return copy
+            return _shallow(json.loads(json.dumps(dict(schema), allow_nan=False)))
+    except InvalidRequestError:
+        raise
+    except RecursionError as error:
+        raise InvalidRequestError(f"schema nested too deeply, expected at most {MOST_NESTED} levels") from error
     except Exception as error:  # pydantic has many for what JSON schema cannot say
         raise InvalidRequestError(f"schema {one_line(schema, 60)} is no JSON schema: {one_line(error)}") from error
     raise InvalidRequestError(
@@ -47,7 +56,8 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     for part in parts:
         named = part.get("properties")
-        if isinstance(named, dict) and all(key in named for key in part.get("required", ())):
+        required = part.get("required", [])
+        if isinstance(named, dict) and isinstance(required, list) and set(map(str, required)) <= named.keys():
             part.setdefault("additionalProperties", False)
     return schema
 
@@ -61,6 +71,27 @@ def pattern_bytes(schema: dict[str, Any]) -> bytes:
     """The bytes that the patterns of a schema speak of."""
     patterns = [part["pattern"] for part in _parts(schema) if isinstance(part.get("pattern"), str)]
     return bytes(sorted(set("".join(patterns).encode()) - set(b"^$*+?()[]{}|\\")))
+
+
+def _shallow(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, if it can be followed without running out of stack."""
+    nested, bases, references = 0, 0, set[str]()
+    waiting: list[tuple[Any, int]] = [(schema, 1)]
+    while waiting:
+        part, level = waiting.pop()
+        nested = max(nested, level)
+        if isinstance(part, dict):
+            bases += "$id" in part  # under each, the same reference may be another one
+            references.update(name for key in _REFERENCES if isinstance(name := part.get(key), str))
+        inner = part.values() if isinstance(part, dict) else part
+        waiting += [(item, level + 1) for item in inner if isinstance(item, dict | list)]
+    followed = len(references) + bases
+    if nested > MOST_NESTED or nested * followed > MOST_LEVELS:
+        raise InvalidRequestError(
+            f"schema {one_line(schema, 60)} is nested {nested:,} levels deep and refers to {followed:,} schemas, expected "
+            f"at most {MOST_NESTED} levels, and {MOST_LEVELS:,} times both; write it flatter, or ask for parts of it"
+        )
+    return schema
 
 
 def _names(properties: object) -> Iterable[str]:
