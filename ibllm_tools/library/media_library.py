@@ -323,7 +323,7 @@ class MediaLibrary:
         found: dict[str, Entry] = {}
         wanted = [item for record in records.values() for item in record.ids().items()]
         for kind in self._present([modality for modality, _ in wanted] or None):
-            ids = [id_ for modality, some in wanted if modality == kind for id_ in some]
+            ids = list(dict.fromkeys(id_ for modality, some in wanted if modality == kind for id_ in some))
             for page in self._pages(kind, ids, PAGE, ["metadatas", "documents"]):
                 found |= {entry.id: entry for entry in self._seen(entries_of(page))}
         return [
@@ -572,8 +572,8 @@ class MediaLibrary:
         return QueryEncoder(self.catalogue, self.embedder, self.attachments, roots=self.roots, limits=self.limits)
 
     def _listed(self, sources: Iterable[Any], texts: Sequence[str] | Mapping[str, str]) -> Iterator[Any]:
-        if isinstance(texts, str):
-            raise InvalidRequestError("texts is a text, expected a list of them")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise InvalidRequestError(f"texts={one_line(repr(texts))}, expected a list of texts, or a mapping of names")
         for source in sources:
             for item in source if isinstance(source, list | tuple | set) else [source]:
                 yield self._kept(item) if isinstance(item, Attachment) and not is_file(item) else item
@@ -673,5 +673,9 @@ def _require_database(place: Path) -> None:
 def _source_name(source: str | Path | Entry) -> str:
     if isinstance(source, Entry):
         return source.source
-    named = isinstance(source, str) and not is_path(source)
-    return str(source) if named else str(Path(source).expanduser().resolve())
+    if isinstance(source, str) and not is_path(source):
+        return source
+    try:
+        return str(Path(source).expanduser().resolve())
+    except (OSError, ValueError, RuntimeError):  # no path at all, so it names no source
+        return str(source)

@@ -340,12 +340,13 @@ class VectorCollection:
                 opened.delete(ids=list(ids[start : start + batch]))
 
     def known(self, ids: Sequence[str]) -> set[str]:
-        """Those of the ids that are stored."""
+        """Those of the ids that are stored; one may be asked for several times."""
         opened, batch = self._opened()
         found: set[str] = set()
+        ids = list(dict.fromkeys(ids))  # Chroma refuses repetitions
         with self.database.doing("reading"):
             for start in range(0, len(ids), batch):
-                found |= set(opened.get(ids=list(ids[start : start + batch]), include=[])["ids"])
+                found |= set(opened.get(ids=ids[start : start + batch], include=[])["ids"])
         return found
 
     def find(

@@ -217,10 +217,16 @@ class TestAddingAgain:
         shutil.copy(media / "red.png", media / "copy.png")
         assert library.add(media / "copy.png").added == 1
         assert len(library) == 1
+        both = library.entries(media / "red.png", media / "copy.png")
+        assert [entry.name for entry in both] == ["red.png", "copy.png"]
         assert library.delete(media / "red.png") == 1
         assert len(library) == 1
         assert library.delete(media / "copy.png") == 1
         assert len(library) == 0
+
+    @pytest.mark.parametrize("path", ["a\0b", "~nobody-of-that-name/a", "a" * 5000])
+    def test_what_cannot_be_a_path_names_no_source(self, library: MediaLibrary, path: str) -> None:
+        assert (library.delete(path), library.entries(path)) == (0, [])
 
     def test_new_labels_need_no_encoding(self, library: MediaLibrary, media: Path, embedder: DrawnEmbedder) -> None:
         library.add(media / "red.png", tags=["old"], metadata={"year": 1999, "gone": True})

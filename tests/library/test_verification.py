@@ -180,6 +180,13 @@ class TestEntries:
         assert library.get(windows[1].id) == windows[1]
         assert library.verify(progress=False).ok
 
+    def test_copies_of_a_file_share_theirs(self, library: MediaLibrary, media: Path) -> None:
+        shutil.copy(media / "red.png", media / "copy.png")
+        library.add(media)
+        assert library.verify(progress=False).ok
+        library.delete(media / "red.png")
+        assert library.verify(progress=False).ok
+
     def test_segments_that_could_not_be_encoded_are_not_missing(self, tmp_path: Path, media: Path) -> None:
         with MediaLibrary.open(tmp_path / "other", embedder=DrawnEmbedder(damaged=["tone.wav#1"])) as library:
             library.add(media)
