@@ -9,7 +9,7 @@ import pytest
 from tiny_model import saved_tiny_model
 
 from ibllm_tools import Access, Assistant
-from ibllm_tools.assistant import shared
+from ibllm_tools.assistant import constrained, shared
 from ibllm_tools.assistant.shared import release_shared_assistants, shared_assistant
 from ibllm_tools.errors import AttachmentAccessError, InvalidRequestError, ModelNotFoundError
 
@@ -53,6 +53,18 @@ def test_each_has_its_own_access(folder: Path, picture: Path, tmp_path: Path) ->
     assert free.ask("What is this?", picture).evidence[0].name == picture.name
     with pytest.raises(AttachmentAccessError, match="outside the allowed folders"):
         bound.ask("What is this?", picture)
+
+
+def test_the_vocabulary_of_structured_answers_is_taken_apart_once(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    make = constrained._vocabulary
+    monkeypatch.setattr(constrained, "_vocabulary", lambda *arguments: made.append(1) or make(*arguments))
+    whole = Assistant(assistant.model, assistant.processor, fingerprint=assistant.embedder.fingerprint)
+    for view in (shared.with_access(whole, Access()), shared.with_access(whole, Access(roots=[]))):
+        assert view.ask("What?", schema={"const": 1}).text == "1"
+    assert len(made) == 1
 
 
 def test_the_answers_are_those_of_an_assistant_of_its_own(folder: Path, picture: Path) -> None:

@@ -82,6 +82,7 @@ class _View(Assistant):
             source=whole.embedder.source,
         )
         self._whole = whole
+        self._schemas = whole._schemas  # it takes the whole vocabulary apart, which is to be done once
 
     def close(self) -> None:
         """Nothing: the visual cache belongs to everyone who shares it."""
