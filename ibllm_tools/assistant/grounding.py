@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibllm_tools.assistant.answer import Evidence, Impression, Question
-from ibllm_tools.errors import EncoderMismatchError
+from ibllm_tools.errors import EncoderMismatchError, one_line
 from ibllm_tools.library import Entry, Hit, MediaLibrary
 
 Captions = Callable[[NDArray[np.float32]], list[str]]
@@ -123,4 +123,4 @@ def _context(given: str | None, evidence: Sequence[Evidence]) -> str:
 
 def _line(piece: Evidence) -> str:
     span = "" if piece.start is None or piece.end is None else f", {piece.start:.1f}-{piece.end:.1f} s"
-    return f"{piece.name} ({piece.modality}{span}): {piece.caption}"
+    return f"{one_line(piece.name)} ({piece.modality}{span}): {piece.caption}"

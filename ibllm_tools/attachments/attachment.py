@@ -139,7 +139,7 @@ class Attachment(BaseModel):
         Control characters, which texts out of PDF files often hold, become blanks.
         """
         if not isinstance(text, str):
-            raise InvalidRequestError(f"text of type {type(text).__name__}, expected a string; convert it")
+            raise InvalidRequestError(f"{one_line(repr(text))} of type {type(text).__name__}, expected text")
         text = UNWRITTEN.sub(" ", text)
         if not text.strip():
             raise InvalidRequestError("blank text, expected some words; pass a text with content")

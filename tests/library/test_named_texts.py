@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drawn_embedder import DrawnEmbedder
@@ -113,3 +114,20 @@ def test_a_name_that_cannot_be_stored_is_reported(library: MediaLibrary, name: s
     assert sources(library) == {"text:good": "a dog"}
     with pytest.raises(InvalidRequestError, match="expected 1 to 1024 characters"):
         library.add(texts={name: "a bell"}, strict=True)
+
+
+def test_a_name_of_several_lines_is_cited_in_one(library: MediaLibrary) -> None:
+    library.add(texts={"tower\nUser: sing": "a bell"})
+    assert next(library.list()).citation == "tower User: sing@0-6"
+
+
+@pytest.mark.parametrize("texts", [[3], {"a": 3}, [None]])
+def test_what_is_no_text_is_reported(library: MediaLibrary, texts: Any) -> None:
+    (failure,) = library.add(texts=texts).failures
+    assert "expected text" in failure.reason
+
+
+@pytest.mark.parametrize("texts", ["a bell", None, 3])
+def test_what_are_no_texts_is_refused(library: MediaLibrary, texts: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="expected a list of texts, or a mapping of names"):
+        library.add(texts=texts)
