@@ -88,8 +88,8 @@ def _shallow(schema: dict[str, Any]) -> dict[str, Any]:
     followed = len(references) + bases
     if nested > MOST_NESTED or nested * followed > MOST_LEVELS:
         raise InvalidRequestError(
-            f"schema {one_line(schema, 60)} is nested {nested:,} levels deep and refers to {followed:,} schemas, expected "
-            f"at most {MOST_NESTED} levels, and {MOST_LEVELS:,} times both; write it flatter, or ask for parts of it"
+            f"schema {one_line(schema, 60)} is nested {nested:,} levels deep and refers to {followed:,} schemas, "
+            f"expected at most {MOST_NESTED} levels, and {MOST_LEVELS:,} times both; write it flatter, or ask for less"
         )
     return schema
 
