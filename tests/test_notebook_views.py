@@ -163,6 +163,16 @@ def test_the_3d_view_is_shut_off_from_the_page_and_the_network() -> None:
     assert "https:" not in frame["srcdoc"]
 
 
+def test_a_model_far_out_is_shown_like_any_other() -> None:
+    def triangle(power: int) -> Attachment:
+        corners = ((10, 10), (11, 10), (10, 11))
+        lines = [f"v {x}e{power} {y}e{power} 0" for x, y in corners]
+        return Attachment("\n".join([*lines, "f 1 2 3"]).encode(), name="far.obj")
+
+    near, far = (page(triangle(power)).one("iframe") for power in (0, 307))
+    assert np.abs(corners(near) - corners(far)).max() < 2
+
+
 def test_many_faces_are_shown_by_their_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shape_view, "MOST_FACES", 100)
     monkeypatch.setattr(shape_view, "MOST_POINTS", 90)

@@ -70,6 +70,6 @@ def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:
 def _in_steps(corners: NDArray[np.float64], geometry: Geometry) -> NDArray[np.uint16]:
     """Points (N, 3) on a grid of 65,536 steps along the longest side, around its middle."""
     low, high = geometry.vertices.min(axis=0), geometry.vertices.max(axis=0)
-    placed = (corners - (low + high) / 2) / (high - low).max()
+    placed = (corners - (low / 2 + high / 2)) / (high - low).max()  # the sum may be too large
     steps: NDArray[np.uint16] = np.rint((placed + 0.5) * STEPS).clip(0, STEPS).astype("<u2")
     return steps
