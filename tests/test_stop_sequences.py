@@ -87,3 +87,5 @@ def test_what_a_question_takes_of_the_context_is_said(assistant: Assistant) -> N
     assert assistant.prompt_tokens(QUESTION) == assistant.ask(QUESTION).usage.prompt_tokens
     informed = assistant.ask(QUESTION, context="A bell rings.")
     assert assistant.prompt_tokens(QUESTION, "A bell rings.") == informed.usage.prompt_tokens
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        assistant.prompt_tokens(QUESTION, "\ud800")

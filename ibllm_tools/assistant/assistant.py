@@ -27,7 +27,7 @@ from ibllm_tools.assistant.generation import DEFAULT_NEW_TOKENS, Sampling, end_t
 from ibllm_tools.assistant.grounding import ground, require_same_encoder
 from ibllm_tools.assistant.loading import choose_device, load_model, read_cache_features
 from ibllm_tools.assistant.model_folder import MINI, find_cache, find_model
-from ibllm_tools.assistant.requests import PreparedQuestion, checked_question, require_words, shares
+from ibllm_tools.assistant.requests import PreparedQuestion, checked_question, require_text, require_words, shares
 from ibllm_tools.assistant.schemas import Schema
 from ibllm_tools.assistant.stop_texts import StopTexts
 from ibllm_tools.assistant.streaming import AnswerStream
@@ -314,7 +314,12 @@ class Assistant:
         return written
 
     def prompt_tokens(self, question: str, context: str | None = None) -> int:
-        """How many tokens the model reads for a question, with its prompt template."""
+        """How many tokens the model reads for a question, with its prompt template.
+
+        Raises:
+            InvalidRequestError: half a surrogate pair, which cannot be encoded.
+        """
+        require_text(question, context)
         return int(self.processor(question, context)["input_ids"].shape[1])
 
     @property

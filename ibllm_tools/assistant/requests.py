@@ -47,15 +47,28 @@ def checked_question(
 
 
 def require_words(question: Question) -> None:
-    """Refuse a question that says nothing, or what cannot be encoded.
+    """Refuse a question that says nothing; raises as :func:`require_text` does, too.
 
     Raises:
         InvalidRequestError: it is such a question.
     """
     if not question.text.strip():
         raise InvalidRequestError("the question is empty; ask something, or use describe")
-    if not _is_text(question.text) or not _is_text(question.context or ""):
-        raise InvalidRequestError("the question or its context holds half a surrogate pair, expected valid unicode")
+    require_text(question.text, question.context)
+
+
+def require_text(question: str, context: str | None) -> None:
+    """Refuse what cannot be encoded: JSON may smuggle in halves of surrogate pairs.
+
+    Raises:
+        InvalidRequestError: there is such a half.
+    """
+    try:
+        f"{question}{context or ''}".encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            "the question or its context holds half a surrogate pair, expected valid unicode"
+        ) from error
 
 
 def shares(question: Question) -> list[float]:
@@ -73,12 +86,3 @@ def shares(question: Question) -> list[float]:
     most = max(weights, default=1.0)  # large ones would add up to infinity
     scaled = [weight / most for weight in weights]
     return [weight / sum(scaled) for weight in scaled]
-
-
-def _is_text(text: str) -> bool:
-    """Whether it can be encoded; JSON may smuggle in halves of surrogate pairs, which cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
