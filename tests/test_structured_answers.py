@@ -341,6 +341,12 @@ def test_the_command_line_answers_with_json(tmp_path: Path, capsys: pytest.Captu
     require_valid(capsys.readouterr().out, THREE)
 
 
+def test_the_command_line_reads_schemas_of_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "three.json").write_text(json.dumps(THREE), encoding="utf-8-sig")
+    assert main(["ask", "What?", "--schema", str(tmp_path / "three.json")]) == 0
+    require_valid(capsys.readouterr().out, THREE)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[1]"])
 def test_the_command_line_refuses_a_file_without_schema(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

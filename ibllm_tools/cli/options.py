@@ -188,9 +188,11 @@ def json_schema(file: str | None) -> Any:
     if file is None:
         return None
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        return json.loads(Path(file).read_text(encoding="utf-8-sig"))  # Windows' tools put a mark before it
     except OSError as error:
-        raise InvalidRequestError(f"--schema {one_line(file)}: {error.strerror or error}") from error
+        raise InvalidRequestError(
+            f"--schema {one_line(file)}: {error.strerror or error}, expected a file with a JSON schema"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(
             f"--schema {one_line(file)}: not JSON ({one_line(error)}), expected a file with a JSON schema"
