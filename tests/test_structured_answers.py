@@ -302,6 +302,10 @@ def test_a_vocabulary_like_llama_s_that_is_narrower_than_the_logits() -> None:
         ({"const": "\ud800"}, "cannot be followed: unexpected end of hex escape"),
         (nested(100), "nested 101 levels deep"),
         (nested(100_000), "nested too deeply, expected at most 100 levels"),
+        (
+            {"type": "integer", "$defs": {"a": {"type": "array", "$id": "#"}}},
+            r"has another with the \$id '#' within it",
+        ),
         (chained(5_000), "refers to 5,000 schemas, expected at most"),
         ({"const": float("nan")}, "is no JSON schema"),
         ({"const": {1, 2}}, "is no JSON schema"),

@@ -16,7 +16,20 @@ MOST_LEVELS = 1_000
 """The same, times what a schema refers to: llguidance follows references on the stack, and the process ends with it."""
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
-_ONE = ("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
+_ONE = (
+    "items",
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "not",
+    "if",
+    "then",
+    "else",
+    "propertyNames",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "contentSchema",
+)
 _SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _COMBINING = {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "dependentSchemas"}
@@ -26,13 +39,13 @@ def as_json_schema(schema: Schema) -> dict[str, Any]:
     """The JSON schema of a pydantic model, or a copy of the schema that it is already.
 
     Raises:
-        InvalidRequestError: it is neither, not JSON, or nested too deeply.
+        InvalidRequestError: it is neither, not JSON, nested too deeply, or has an ``$id`` within it.
     """
     try:
         if isinstance(schema, type) and issubclass(schema, BaseModel):
-            return _shallow(schema.model_json_schema())
+            return _unambiguous(_shallow(schema.model_json_schema()))
         if isinstance(schema, Mapping):
-            return _shallow(json.loads(json.dumps(dict(schema), allow_nan=False)))
+            return _unambiguous(_shallow(json.loads(json.dumps(dict(schema), allow_nan=False))))
     except InvalidRequestError:
         raise
     except RecursionError as error:
@@ -75,22 +88,31 @@ def pattern_bytes(schema: dict[str, Any]) -> bytes:
 
 def _shallow(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema, if it can be followed without running out of stack."""
-    nested, bases, references = 0, 0, set[str]()
+    nested, references = 0, set[str]()
     waiting: list[tuple[Any, int]] = [(schema, 1)]
     while waiting:
         part, level = waiting.pop()
         nested = max(nested, level)
         if isinstance(part, dict):
-            bases += "$id" in part  # under each, the same reference may be another one
             references.update(name for key in _REFERENCES if isinstance(name := part.get(key), str))
         inner = part.values() if isinstance(part, dict) else part
         waiting += [(item, level + 1) for item in inner if isinstance(item, dict | list)]
-    followed = len(references) + bases
-    if nested > MOST_NESTED or nested * followed > MOST_LEVELS:
+    if nested > MOST_NESTED or nested * len(references) > MOST_LEVELS:
         raise InvalidRequestError(
-            f"schema {one_line(schema, 60)} is nested {nested:,} levels deep and refers to {followed:,} schemas, "
-            f"expected at most {MOST_NESTED} levels, and {MOST_LEVELS:,} times both; write it flatter, or ask for less"
+            f"schema {one_line(schema, 60)} is nested {nested:,} levels deep and refers to {len(references):,} "
+            f"schemas, expected at most {MOST_NESTED} levels, and {MOST_LEVELS:,} times both; write it flatter, or ask for less"
         )
+    return schema
+
+
+def _unambiguous(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, if no part of it can stand for another: llguidance takes one with the same ``$id`` for the whole."""
+    for part in _parts(schema):
+        if part is not schema and isinstance(name := part.get("$id"), str):
+            raise InvalidRequestError(
+                f"schema {one_line(schema, 60)} has another with the $id {one_line(name)!r} within it, "
+                "expected none but at the top; leave it out, and refer to it by its place, such as #/$defs/NAME"
+            )
     return schema
 
 
