@@ -58,9 +58,14 @@ def test_each_has_its_own_access(folder: Path, picture: Path, tmp_path: Path) ->
 def test_the_vocabulary_of_structured_answers_is_taken_apart_once(
     assistant: Assistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    made: list[object] = []
     make = constrained._vocabulary
-    monkeypatch.setattr(constrained, "_vocabulary", lambda *arguments: made.append(1) or make(*arguments))
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments)
+        return make(*arguments)
+
+    monkeypatch.setattr(constrained, "_vocabulary", counted)
     whole = Assistant(assistant.model, assistant.processor, fingerprint=assistant.embedder.fingerprint)
     for view in (shared.with_access(whole, Access()), shared.with_access(whole, Access(roots=[]))):
         assert view.ask("What?", schema={"const": 1}).text == "1"

@@ -100,7 +100,8 @@ def _shallow(schema: dict[str, Any]) -> dict[str, Any]:
     if nested > MOST_NESTED or nested * len(references) > MOST_LEVELS:
         raise InvalidRequestError(
             f"schema {one_line(schema, 60)} is nested {nested:,} levels deep and refers to {len(references):,} "
-            f"schemas, expected at most {MOST_NESTED} levels, and {MOST_LEVELS:,} times both; write it flatter, or ask for less"
+            f"schemas, expected at most {MOST_NESTED} levels, and {MOST_LEVELS:,} times both; write it flatter, or "
+            "ask for less"
         )
     return schema
 
