@@ -11,7 +11,6 @@ import pytest
 
 from ibllm_tools import Assistant, MediaLibrary
 from ibllm_tools.checkpoints.faiss_index import FaissIndex
-from ibllm_tools.cli import main
 from ibllm_tools.errors import MissingExtraError
 from ibllm_tools.training import prepare_for_stage
 
@@ -103,12 +102,12 @@ def test_an_integration_names_its_extra_in_one_line(extra: str) -> None:
     )
 
 
-def test_the_command_line_names_the_extra_of_the_server(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "mcp", None)
-    assert main(["mcp"]) == 2
-    assert "pip install 'ibllm-tools[mcp]'" in capsys.readouterr().err
+def test_the_command_line_names_the_extra_of_the_server() -> None:
+    code = "import sys; sys.modules['mcp'] = None; from ibllm_tools.cli import main; sys.exit(main(['mcp']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ibllm: error: ")
+    assert done.stderr.endswith("pip install 'ibllm-tools[mcp]'\n")
 
 
 @pytest.mark.parametrize(

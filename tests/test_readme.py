@@ -1,22 +1,16 @@
 """The README cannot lie: its Python runs, its commands run, and both print what it says they print."""
 
-import contextlib
-import io
-import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documented_code import blocks, folder_with_examples, run
 
-REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+from ibllm_tools.cli import main
+
 IBLLM = Path(sys.executable).with_name("ibllm")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def commands(block: str) -> list[tuple[str, str]]:
@@ -26,29 +20,32 @@ def commands(block: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(autouse=True)
-def folder_with_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Like the repository's root for whoever reads, and what is written does not stay there."""
-    (tmp_path / "examples").symlink_to(REPOSITORY / "examples", target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
+def in_a_folder_with_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_with_examples(tmp_path))
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", blocks("README.md", "python"))
 def test_python_runs_and_prints_what_its_comments_say(code: str) -> None:
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
-    assert output.getvalue().splitlines() == re.findall(r"^ *print\(.*\)  # (.+)$", code, re.MULTILINE)
+    run(code)
 
 
-@pytest.mark.parametrize("block", blocks("console"))
-def test_commands_run_one_after_the_other_and_print_what_is_shown(block: str) -> None:
-    for command, shown in commands(block):
-        words = [IBLLM, *shlex.split(command)[1:]]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-        assert (command, done.returncode, done.stderr) == (command, 0, "")
-        assert not shown or done.stdout == shown
+@pytest.mark.parametrize("block", blocks("README.md", "console"))
+def test_commands_run_one_after_the_other_and_print_what_is_shown(
+    block: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, but for the first: each would load torch again."""
+    first, *others = commands(block)
+    words = [IBLLM, *shlex.split(first[0])[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (first[0], done.returncode, done.stderr) == (first[0], 0, "")
+    assert not first[1] or done.stdout == first[1]
+    for command, shown in others:
+        code = main(shlex.split(command)[1:])
+        out, err = capsys.readouterr()
+        assert (command, code, err) == (command, 0, "")
+        assert not shown or out == shown
 
 
 def test_readme_has_code_and_commands() -> None:
-    assert len(blocks("python")) >= 3
-    assert sum(len(commands(block)) for block in blocks("console")) >= 7
+    assert len(blocks("README.md", "python")) >= 3
+    assert sum(len(commands(block)) for block in blocks("README.md", "console")) >= 7

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -360,17 +359,3 @@ def test_the_command_line_refuses_a_file_without_schema(
         file.write_text(content)
     assert main(["ask", "What?", str(BELL), "--schema", str(file)]) == 2
     assert "schema" in capsys.readouterr().err
-
-
-# ---- the documentation
-
-
-def test_the_documentation_prints_what_its_comments_say(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    repository = Path(__file__).parents[1]
-    page = (repository / "docs" / "structured-answers.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
-    monkeypatch.chdir(repository)
-    exec(compile(code, "structured-answers.md", "exec"), {"__name__": "page"})
-    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.+)$", code, re.MULTILINE)

@@ -75,12 +75,10 @@ class SchemaCompiler:
         """
         whole = closed(as_json_schema(schema))
         text = json.dumps(whole)
-        vocabulary = self._opened()
-        from llguidance import LLMatcher
-
+        llguidance, vocabulary = _llguidance(), self._opened()
         try:
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=STRICT)  # type: ignore[arg-type]  # a TypedDict
-            matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=STRICT)
+            matcher = llguidance.LLMatcher(vocabulary.tokenizer, grammar, log_level=0)
             reason = matcher.get_error()
         except ValueError as error:  # half a surrogate pair, say
             reason = str(error)
@@ -262,11 +260,16 @@ class _Row:
         return None
 
 
-def _vocabulary(tokenizer: PreTrainedTokenizerBase, width: int, ends: Sequence[int]) -> Vocabulary:
+def _llguidance() -> Any:
     try:
-        from llguidance.hf import from_tokenizer
+        import llguidance.hf
     except ImportError as error:
         raise MissingExtraError("structured answers", "llguidance", "structured") from error
+    return llguidance
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase, width: int, ends: Sequence[int]) -> Vocabulary:
+    from_tokenizer = _llguidance().hf.from_tokenizer
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise IncompatibleModelError(
             f"tokenizer {type(tokenizer).__name__}: structured answers need a fast one, of the tokenizers library"
