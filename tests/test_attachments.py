@@ -213,7 +213,7 @@ def test_refuses_what_is_no_attachment() -> None:
         Attachment(7)
     with pytest.raises(InvalidRequestError, match="sample_rate"):
         Attachment(b"words", sample_rate=8000)
-    with pytest.raises(InvalidRequestError, match="text of type int"):
+    with pytest.raises(InvalidRequestError, match="7 of type int, expected text"):
         Attachment.from_text(7)  # type: ignore[arg-type]
 
 

@@ -96,7 +96,7 @@ class TestTexts:
             (["a bell", "a dog"], [{}], None, "2 texts, 1 metadatas"),
             ("bell", None, None, "texts of type str, expected a list"),
             (["a bell"], [None], None, "metadata of type NoneType"),
-            ([7], None, None, "text of type int"),
+            ([7], None, None, "7 of type int, expected text"),
             (["a bell", "a dog"], None, ["a"], "1 ids"),
             (["a bell", "a dog"], [{}, {"x": {"y": 1}}], None, "of type dict"),
             (["a bell", "a dog"], None, ["a", "b\0"], "name"),
