@@ -186,7 +186,7 @@ def test_a_malformed_data_uri_is_corrupt(uri: str, message: str) -> None:
 
 
 def test_fetching_is_off_unless_asked_for() -> None:
-    with pytest.raises(AttachmentAccessError, match="pass allow_fetch=True"):
+    with pytest.raises(AttachmentAccessError, match="allow_fetch=True, --allow-fetch"):
         Attachment("https://example.com/bell.wav")
     with pytest.raises(AttachmentAccessError, match="inside the own network"):
         Attachment("http://127.0.0.1:9/bell.wav", allow_fetch=True)

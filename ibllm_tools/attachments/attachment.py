@@ -207,7 +207,8 @@ def _open_text(text: str, roots: Roots, store: "AttachmentStore | None", limits:
         )
     if not allow_fetch:
         raise AttachmentAccessError(
-            f"{one_line(text)}: fetching URLs is switched off; pass allow_fetch=True, or download it and pass its path"
+            f"{one_line(text)}: fetching URLs is switched off; allow it (allow_fetch=True, --allow-fetch), or download "
+            "it and pass its path"
         )
     return _Opened(fetch(text, limits), unquote(PurePosixPath(urlsplit(text).path).name) or None)
 
@@ -225,9 +226,14 @@ def allowed_path(path: Path, roots: Roots) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise AttachmentAccessError(f"{one_line(path)}: not a usable path ({one_line(error)}); check it") from error
     if allowed is not None and folders is not None and not _within(resolved, folders):
+        if not allowed:
+            raise AttachmentAccessError(
+                f"{one_line(path)}: outside the allowed folders, of which there are none; allow its folder "
+                "(roots=, --root)"
+            )
         raise AttachmentAccessError(
             f"{one_line(path)}: outside the allowed folders, expected a file below "
-            f"{', '.join(map(str, allowed)) or 'none'}; move it there or allow its folder"
+            f"{', '.join(map(str, allowed))}; move it there or allow its folder"
         )
     return resolved
 

@@ -153,7 +153,7 @@ def test_a_ready_assistant_opens_what_both_allow(assistant: Assistant, media: Pa
     message = ChatImageBindLLM(assistant=assistant, roots=media).invoke([asked("What is this?", **block)])
     assert "bell" in message.text
     elsewhere = with_access(assistant, Access(roots=tmp_path))
-    with pytest.raises(AttachmentAccessError, match="expected a file below none"):
+    with pytest.raises(AttachmentAccessError, match="outside the allowed folders, of which there are none"):
         ChatImageBindLLM(assistant=elsewhere, roots=media).invoke([asked("What is this?", **block)])
     small = with_access(assistant, Access(limits=Limits(max_bytes=10)))
     with pytest.raises(LimitExceededError):
