@@ -252,6 +252,16 @@ def handles(library: str, name: str) -> list[str]:
         return [entry.sha256 for entry in opened.list() if entry.name == name]
 
 
+@pytest.mark.parametrize("wrong", [["-k", "0"], ["--segments", "0"], ["--diversity", "2"]])
+def test_a_number_that_cannot_be_is_refused_before_a_model_is_loaded(
+    filled: str, wrong: list[str], capsys: CaptureFixture
+) -> None:
+    assert main(["search", "bell", "--library", filled, *wrong, "--model", "nowhere"]) == 2
+    err = capsys.readouterr().err
+    assert_one_error(err)
+    assert f"{wrong[0].lstrip('-')}={wrong[1]}" in err
+
+
 def test_words_are_searched_without_a_model(filled: str, capsys: CaptureFixture) -> None:
     words = ["search", "tower", "--library", filled, "--ranking", "words", "--model", "/nowhere"]
     assert main(words) == 0

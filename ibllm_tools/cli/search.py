@@ -68,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Search, and print what was found."""
+    from ibllm_tools.library.querying import share, whole
+
     pairs = [(word, None) if options.text else shared.split_weight(word) for word in options.queries]
     weights = [1.0 if weight is None else weight for _, weight in pairs]
     wanted = {
@@ -76,17 +78,18 @@ def run(options: argparse.Namespace) -> int:
         "min_score": options.min_score,
         "query_weights": weights if any(weight is not None for _, weight in pairs) else None,
         "ranking": options.ranking,
-        "diversity": options.diversity,
-        "segments": options.segments,
+        "diversity": share("diversity", options.diversity),
+        "segments": whole("segments", options.segments, least=1),
     }
+    k = whole("k", options.k, least=1)
     queries = _queries([word for word, _ in pairs], options)
     access = {"roots": options.roots, "limits": shared.access(options).limits, "create": False}
     with shared.open_library(options, **access) as library:  # what is wrong with it is said before a model is loaded
-        hits = library.search(queries, options.k, **wanted) if options.ranking == "words" else None
+        hits = library.search(queries, k, **wanted) if options.ranking == "words" else None
     if hits is None:
         embedder = shared.load_embedder(options)
         with shared.open_library(options, embedder=embedder, **access) as library:
-            hits = library.search(queries, options.k, **wanted)
+            hits = library.search(queries, k, **wanted)
     if options.json:
         for hit in hits:
             print(hit.model_dump_json())
