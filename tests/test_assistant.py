@@ -441,6 +441,11 @@ def test_a_missing_model_is_not_looked_for_on_the_hub(model: str) -> None:
         Assistant.load(model)
 
 
+def test_nothing_is_no_model() -> None:
+    with pytest.raises(InvalidRequestError, match="model of type NoneType, expected 'mini'"):
+        Assistant.load(None)  # type: ignore[arg-type]
+
+
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"config\.json"):
         Assistant.load(tmp_path)

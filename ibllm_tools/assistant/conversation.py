@@ -62,9 +62,7 @@ def conversation(turns: Sequence[Turn], *, fits: Callable[[Question], bool]) -> 
     """
     last = max((place for place, turn in enumerate(turns) if turn.role == "user"), default=None)
     if last is None:
-        raise InvalidRequestError(
-            f"a conversation of {len(turns)} turns without one of the user, expected a question; add a user turn"
-        )
+        raise InvalidRequestError("a conversation without a turn of the user, expected a question; add a user turn")
     asked = _asking(turns, last)
     attachments = next((turn.attachments for turn in reversed(turns) if turn.attachments), ())
     text = turns[asked].text if turns[asked].text.strip() else DESCRIBE

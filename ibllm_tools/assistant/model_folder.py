@@ -6,7 +6,7 @@ Imports no torch.
 from importlib.resources import files
 from pathlib import Path
 
-from ibllm_tools.errors import ModelNotFoundError, StoreError
+from ibllm_tools.errors import InvalidRequestError, ModelNotFoundError, StoreError
 from ibllm_tools.hub import fetched, is_hub_id
 
 MINI = "mini"
@@ -30,7 +30,12 @@ def find_model(model: str | Path) -> Path:
 
     Raises:
         ModelNotFoundError: there is no model.
+        InvalidRequestError: what is named is no text and no path.
     """
+    if not isinstance(model, str | Path):
+        raise InvalidRequestError(
+            f"model of type {type(model).__name__}, expected 'mini', a model's folder or a hub id (owner/name)"
+        )
     folder = mini_folder() if model == MINI else Path(model).expanduser()
     if (folder / "config.json").is_file():
         return folder

@@ -141,7 +141,7 @@ def modalities(modality: Modality | Sequence[Modality] | None) -> tuple[Modality
 def whole(name: str, number: int, *, least: int) -> int:
     """The number, if it is a whole one of at least that; otherwise raises InvalidRequestError."""
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise InvalidRequestError(f"{name}={one_line(number)}, expected a whole number of at least {least}")
+        raise InvalidRequestError(f"{name}={one_line(repr(number))}, expected a whole number of at least {least}")
     return number
 
 

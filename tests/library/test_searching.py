@@ -319,6 +319,7 @@ class TestDiversity:
         ({"query": "a bell", "query_weights": ["x"], "ranking": "words"}, "for 1 queries"),
         ({"query": "a bell", "query_weights": [float("nan")], "ranking": "hybrid"}, "for 1 queries"),
         ({"query": "a bell", "k": 0}, "k=0"),
+        ({"query": "a bell", "k": "3"}, "k='3'"),
         ({"query": "a bell", "segments": 0}, "segments=0"),
         ({"query": "a bell", "diversity": 2}, "diversity=2"),
         ({"query": "a bell", "candidates": 0}, "candidates=0"),

@@ -120,6 +120,11 @@ def test_other_words_may_say_what_is_meant(library: MediaLibrary) -> None:
     assert names(ImageBindRetriever(library, similarity_top_k=1), query) == ["duck.glb"]
 
 
+def test_a_path_in_place_of_a_library_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="library of type str, expected a MediaLibrary"):
+        ImageBindRetriever("library")
+
+
 def test_an_empty_query_is_refused(library: MediaLibrary) -> None:
     with pytest.raises(InvalidRequestError, match="an empty query"):
         ImageBindRetriever(library).retrieve(" ")

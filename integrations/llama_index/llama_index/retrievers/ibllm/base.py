@@ -68,6 +68,10 @@ class ImageBindRetriever(BaseRetriever):
         verbose: bool = False,
     ) -> None:
         super().__init__(callback_manager=callback_manager, verbose=verbose)
+        if not isinstance(library, MediaLibrary):
+            raise InvalidRequestError(
+                f"library of type {type(library).__name__}, expected a MediaLibrary; open it with MediaLibrary.open"
+            )
         if ranking is not None and ranking not in get_args(Ranking):
             raise InvalidRequestError(
                 f"ranking {one_line(ranking)!r}, expected one of {', '.join(get_args(Ranking))}; or leave it out"
