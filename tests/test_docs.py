@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from documented_code import blocks, folder_with_examples, run
 
-PAGES = ("structured-answers", "langchain", "langchain-agents", "langchain-retrieval")
+PAGES = ("structured-answers", "langchain", "langchain-agents", "langchain-retrieval", "notebooks")
 
 
 @pytest.mark.parametrize("page", PAGES)
