@@ -1,7 +1,7 @@
 """An existing RAG of texts hears: notes in langchain-chroma and recordings in a media library, merged by an ensemble.
 
 The question is about a recording, and a recording has no colour; the notes know colours, and do not hear. Only both
-together answer it, and the answer cites both.
+together answer it, and the answer cites both. It needs ``pip install langchain-chroma langchain-classic``.
 """
 
 import tempfile

@@ -1,4 +1,7 @@
-"""One question that needs a sound and a text: a media library beside a text index of LlamaIndex, with citations."""
+"""One question that needs a sound and a text: a media library beside a text index of LlamaIndex, with citations.
+
+It needs ``pip install llama-index-vector-stores-chroma``.
+"""
 
 import tempfile
 from pathlib import Path
