@@ -8,9 +8,9 @@ from langchain_core.messages import BaseMessage
 
 from ibllm_tools.assistant.answer import Question
 from ibllm_tools.attachments import Attachment, AttachmentStore
-from ibllm_tools.errors import IbllmError, LimitExceededError, StoreError, one_line
+from ibllm_tools.errors import IbllmError, LimitExceededError, StoreError
 from langchain_ibllm.blocks import announced
-from langchain_ibllm.conversation_attachments import NOTES
+from langchain_ibllm.conversation_attachments import NAME_CHARS, NOTES, quoted
 
 if TYPE_CHECKING:
     from ibllm_tools import Assistant
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 REASON_CHARS = 240
 CAPTION_CHARS = 240
 CAPTIONS_KEPT = 10_000
-_BRACKETS = str.maketrans("[]", "()")
 
 
 @dataclass(frozen=True)
@@ -151,17 +150,12 @@ class AttachmentIntake:
 def _named(item: _Opened, caption: str | IbllmError | None) -> str:
     attachment = item.attachment
     length = "" if item.seconds is None else f", {item.seconds:.1f} s"
-    said = "" if caption is None else f"{_quoted(caption, CAPTION_CHARS)} "
-    name = _quoted(attachment.name, CAPTION_CHARS)
+    said = "" if caption is None else f"{quoted(caption, CAPTION_CHARS)} "
+    name = quoted(attachment.name, NAME_CHARS)
     return f"[attachment {name} ({attachment.modality}{length}): {said}{attachment.handle}]"
 
 
 def _refusal(item: _Refused) -> str:
-    name = "" if item.name is None else f"{_quoted(item.name, CAPTION_CHARS)} "
+    name = "" if item.name is None else f"{quoted(item.name, NAME_CHARS)} "
     reason = str(item.error).removeprefix(f"{item.name}: ")
-    return f"[attachment {name}that cannot be used: {_quoted(reason, REASON_CHARS)}]"
-
-
-def _quoted(text: object, longest: int) -> str:
-    """Foreign text on one line, which cannot end the brackets that it stands in."""
-    return one_line(text, longest).translate(_BRACKETS)
+    return f"[attachment {name}that cannot be used: {quoted(reason, REASON_CHARS)}]"

@@ -16,6 +16,13 @@ NOTES = "ibllm_attachments"
 """Key of a message's ``additional_kwargs`` under which `AttachmentMiddleware` notes what it took out of the message."""
 
 SEARCH = "search_media"
+NAME_CHARS = 240
+_BRACKETS = str.maketrans("[]", "()")
+
+
+def quoted(text: object, longest: int) -> str:
+    """Foreign text on one line, which cannot end the brackets that it stands in."""
+    return one_line(text, longest).translate(_BRACKETS)
 
 
 class ConversationAttachments:
@@ -66,7 +73,11 @@ class ConversationAttachments:
 
     def _handed_in(self, name: str) -> dict[str, Any]:
         """By handle, what was handed in under a name: the attachment, or the handle it is kept under."""
-        known: dict[str, Any] = {note["handle"]: note["handle"] for note in self._notes() if note["name"] == name}
+        known: dict[str, Any] = {
+            note["handle"]: note["handle"]
+            for note in self._notes()
+            if name in (note["name"], quoted(note["name"], NAME_CHARS))  # the model has read the latter
+        }
         return known | {item.handle: item for item in self._contents(name)}
 
     def _notes(self) -> Iterator[dict[str, str]]:

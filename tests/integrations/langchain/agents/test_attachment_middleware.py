@@ -256,15 +256,18 @@ def test_what_was_rewritten_is_not_rewritten_again(middleware: AttachmentMiddlew
     assert rewritten(middleware, *messages) == []
 
 
-def test_the_tools_know_it_by_its_name(middleware: AttachmentMiddleware, block: Block) -> None:
-    messages = rewritten(middleware, HumanMessage([block("bell.wav")], id="1"))
+@pytest.mark.parametrize(("name", "called"), [("bell.wav", "bell.wav"), ("a [1].wav", "a (1).wav")])
+def test_the_tools_know_it_by_its_name(middleware: AttachmentMiddleware, block: Block, name: str, called: str) -> None:
+    named = {**block("bell.wav"), "extras": {"filename": name}}
+    messages = rewritten(middleware, HumanMessage([named], id="1"))
+    assert called in texts(messages[0])[-1]
 
     class Run:
         state = {"messages": messages}  # noqa: RUF012
 
     describe = middleware.tools[1]
-    call = {"name": describe.name, "args": {"attachment": "bell.wav", "runtime": Run()}, "id": "1", "type": "tool_call"}
-    assert describe.invoke(call).content == "It is a bell. [bell.wav@0.0-3.0s]"
+    call = {"name": describe.name, "args": {"attachment": called, "runtime": Run()}, "id": "1", "type": "tool_call"}
+    assert describe.invoke(call).content == f"It is a bell. [{name}@0.0-3.0s]"
 
 
 def test_a_rewritten_message_is_plain_json(middleware: AttachmentMiddleware, block: Block) -> None:
