@@ -1,5 +1,6 @@
 """verify and repair: what is broken is found, whatever Chroma makes of it, and is whole afterwards."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ def media(tmp_path: Path) -> Path:
     folder.mkdir()
     write_image(folder / "red.png")
     write_sound(folder / "tone.wav", seconds=23)
+    for path in folder.iterdir():
+        os.utime(path, (1_700_000_000, 1_700_000_000))  # a file written just now is looked at again by every run
     return folder
 
 
