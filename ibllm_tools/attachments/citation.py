@@ -12,15 +12,24 @@ class Citable(Protocol):
     """What has a name and may be a part of it."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """File name or title."""
+
     @property
-    def start(self) -> float | None: ...  # noqa: D102
+    def start(self) -> float | None:
+        """Where it begins, in seconds."""
+
     @property
-    def end(self) -> float | None: ...  # noqa: D102
+    def end(self) -> float | None:
+        """Where it ends, in seconds."""
+
     @property
-    def char_start(self) -> int | None: ...  # noqa: D102
+    def char_start(self) -> int | None:
+        """Its first character."""
+
     @property
-    def char_end(self) -> int | None: ...  # noqa: D102
+    def char_end(self) -> int | None:
+        """The character after its last one."""
 
 
 def citation(part: Citable) -> str:
