@@ -31,7 +31,9 @@ _HOMES = {
     "SearchMediaTool": "search_media_tool",
 }
 
-_EXTRAS = {"langchain": "agents", "langchain_core": "langchain"}
+_PACKAGES = ("langchain", "langchain_core")
+_EXTRAS = {"AttachmentMiddleware": "agents"}
+"""Of names that need more than the extra langchain brings."""
 
 __all__ = [
     "AskAttachmentTool",
@@ -59,11 +61,11 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRAS:
+        if missing not in _PACKAGES:
             raise
         from ibllm_tools.errors import MissingExtraError
 
-        raise MissingExtraError(f"{__name__}.{name}", missing, _EXTRAS[missing]) from error
+        raise MissingExtraError(f"{__name__}.{name}", missing, _EXTRAS.get(name, "langchain")) from error
 
 
 def __dir__() -> list[str]:
